@@ -1,0 +1,110 @@
+"""Learning curves of all phases, as a picture. The report draws the same figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from data.files import replacing
+
+# The report exchanges these very colours for its style sheet's: its plots follow the reader's light or dark theme.
+INK, FAINT, PAPER = "#1f2933", "#9aa5b1", "#fffffe"
+# Okabe and Ito's, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+
+STYLE = {
+    "axes.edgecolor": FAINT,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": PAPER,
+    "font.size": 10,
+    "grid.alpha": 0.35,
+    "grid.color": FAINT,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+# Other columns of history.csv tell how an epoch was made, not how good it is.
+_NOT_METRICS = ("epoch", "phase", "learning_rate", "seconds")
+_TITLES = {"loss": "Loss: lower is better", "accuracy": "Accuracy: higher is better"}
+_UNITS = {"accuracy": "fraction of pictures", "mae": "mean absolute error (0-1)", "loss": "loss"}
+_STARTS = {"fine_tune": "everything unfrozen", "head": "new head only", "all": "everything trains"}
+
+
+def plot_curves(history: Sequence[Mapping[str, str | float]], path: str) -> None:
+    """Writes the learning curves to `path` (.png or .svg), whole or not at all.
+
+    Args:
+        history: a row an epoch with `epoch`, `phase`, and metrics with their `val_` twins; numbers may be text.
+        path: the picture to write.
+
+    Raises:
+        UserError: the place can't be written to.
+    """
+    with replacing(path) as beside:
+        draw_curves(history).savefig(beside, dpi=120)
+
+
+def draw_curves(history: Sequence[Mapping[str, str | float]]) -> Figure:
+    """One panel a metric, training and validation together, with a line where the next phase begins."""
+    metrics = _metrics(history)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 2.7 * max(1, len(metrics))))
+        panels = figure.subplots(max(1, len(metrics)), squeeze=False)[:, 0]
+        if not metrics:
+            panels[0].set_title("No epoch has finished yet")
+        for axes, metric in zip(panels, metrics, strict=False):
+            _draw_metric(axes, history, metric)
+            _mark_phases(axes, history)
+            axes.legend(loc="best")
+    return figure
+
+
+def _metrics(history: Sequence[Mapping[str, str | float]]) -> list[str]:
+    """Loss first, then what people read; the parts of a two-head loss are left out for their own metrics."""
+    columns = dict.fromkeys(name for row in history for name in row)
+    names = [name for name in columns if name not in _NOT_METRICS and not name.startswith("val_")]
+    return sorted((name for name in names if not name.endswith("_loss")), key=lambda name: name != "loss")
+
+
+def _draw_metric(axes: Axes, history: Sequence[Mapping[str, str | float]], metric: str) -> None:
+    lines = ((metric, "training", BLUE, "o", "-"), (f"val_{metric}", "validation", ORANGE, "s", "--"))
+    for column, label, colour, marker, dashes in lines:
+        points = [(float(row["epoch"]), float(row[column])) for row in history if row.get(column, "") != ""]
+        if points:
+            # Markers make a single epoch visible and drown a hundred.
+            size = 4 if len(points) <= 40 else 0
+            axes.plot(*zip(*points, strict=True), dashes, color=colour, label=label, marker=marker, markersize=size)
+    kind = metric.rsplit("_", 1)[-1]
+    axes.set_title(_TITLES.get(metric, metric.replace("_", " ").capitalize()), loc="left", pad=16)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(_UNITS.get(kind, kind))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+
+
+def _mark_phases(axes: Axes, history: Sequence[Mapping[str, str | float]]) -> None:
+    middle = (float(history[0]["epoch"]) + float(history[-1]["epoch"])) / 2
+    for before, after in zip(history, history[1:], strict=False):
+        if before.get("phase") == after.get("phase"):
+            continue
+        border = (float(before["epoch"]) + float(after["epoch"])) / 2
+        axes.axvline(border, color=INK, linewidth=1, linestyle=":")
+        name = str(after.get("phase"))
+        where = axes.get_xaxis_transform()
+        side = "left" if border < middle else "right"
+        text = f"{_STARTS.get(name, name)} \N{RIGHTWARDS ARROW}"
+        axes.text(border, 1.01, text, transform=where, va="bottom", ha=side, fontsize=9)
