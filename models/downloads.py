@@ -1,0 +1,116 @@
+"""Fetching published weights once, checked against their publisher's checksum, into Keras's own cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import keras
+
+from errors import UserError
+from models import ModelSpec, PublishedFile
+
+# Together they stay well under the 30 seconds within which an offline user must hear of it.
+ANSWER_SECONDS = 10.0
+STALL_SECONDS = 15.0
+
+
+def fetch(spec: ModelSpec, include_head: bool) -> pathlib.Path:
+    """The path of the model's published file, fetched if it is not in the cache.
+
+    Raises:
+        UserError: nothing is published, the server can't be reached, or what came has another checksum.
+    """
+    if spec.weights is None:
+        raise UserError(
+            f"--weights=imagenet: no weights that fit are published for --model={spec.name}. "
+            "Pass --weights=PATH to a file of your own, or --weights=none to start from random weights."
+        )
+    file = spec.weights.full if include_head else spec.weights.backbone
+    cached = cache_folder() / file.file_name
+    if _is_right(cached, file):
+        return cached
+    _check_reachable(spec, file)
+    try:
+        with _stalls_end(STALL_SECONDS):
+            fetched = pathlib.Path(
+                keras.utils.get_file(
+                    file.file_name,
+                    file.url,
+                    cache_dir=str(cache_folder().parent),
+                    cache_subdir=cache_folder().name,
+                    file_hash=file.checksum if _is_whole(file) else None,
+                    force_download=True,
+                )
+            )
+    except Exception as problem:  # get_file raises bare exceptions.
+        raise UserError(_advice(spec, file, str(problem))) from problem
+    if not _is_right(fetched, file):
+        fetched.unlink()
+        raise UserError(_advice(spec, file, "what came has another checksum"))
+    return fetched
+
+
+def cache_folder() -> pathlib.Path:
+    """Where keras.applications keeps its files too: `$KERAS_HOME/models`, else `~/.keras/models`."""
+    return pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras") / "models"
+
+
+def _is_whole(file: PublishedFile) -> bool:
+    return len(file.checksum) == 32
+
+
+def _is_right(path: pathlib.Path, file: PublishedFile) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "md5" if _is_whole(file) else "sha256").hexdigest()
+    return digest.startswith(file.checksum)
+
+
+def _check_reachable(spec: ModelSpec, file: PublishedFile) -> None:
+    """Asks the server for the file's header in a thread: no socket timeout bounds a name server's silence."""
+    problems: list[str] = [f"no answer within {ANSWER_SECONDS:.0f} seconds"]
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(file.url, method="HEAD")
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):
+                problems.clear()
+        except urllib.error.HTTPError as problem:
+            problems[0] = f"the server answers {problem.code} {problem.reason}"
+        except (OSError, ValueError) as problem:
+            problems[0] = str(getattr(problem, "reason", problem))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    if problems:
+        raise UserError(_advice(spec, file, problems[0]))
+
+
+@contextlib.contextmanager
+def _stalls_end(seconds: float) -> Iterator[None]:
+    """Makes a connection that says nothing for so long an error; `get_file` itself would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _advice(spec: ModelSpec, file: PublishedFile, problem: str) -> str:
+    kind = "md5" if _is_whole(file) else "sha256 starting with"
+    return (
+        f"--weights=imagenet: the weights of --model={spec.name} could not be fetched ({problem}). "
+        f"Fetch {file.url} ({kind} {file.checksum}) where there is a network and put it at "
+        f"{cache_folder() / file.file_name}, or pass its path with --weights=PATH; --weights=none needs no file."
+    )

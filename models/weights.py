@@ -1,0 +1,134 @@
+"""Filling a model with weights from elsewhere: all of the backbone, or an error and nothing changed."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import zipfile
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+import models
+from errors import UserError
+from models import downloads, torch_weights, weight_files
+from models.weight_files import BadFile, Tensors
+
+# Layers of published heads: a file "with top" may hold them though only the backbone is wanted.
+_HEAD_LAYERS = frozenset({"fc1", "fc2", "fc1000", "predictions", "probs", "conv10", "class_logits", "brightness"})
+_OTHER_NAMES = {"predictions": ("probs", "fc1000")}
+
+
+def load(model: keras.Model, name: str, source: str, *, include_head: bool = False) -> None:
+    """Fills the backbone of `model`, which `models.build(name, ...)` made, and the head where asked.
+
+    Everything is read and compared before the first weight changes.
+
+    Args:
+        model: the model to change.
+        name: its name in the registry.
+        source: `imagenet`, which fetches the published file, or the path of a `.weights.h5`, a legacy Keras `.h5`, a
+            `.keras` file, or a torchvision `.pth` (needs torch).
+        include_head: also fill the head; then its shapes must agree (1,000 classes for published files).
+
+    Raises:
+        UserError: the file can't be had, is damaged, or is of another network.
+    """
+    spec = models.find(name)
+    path = downloads.fetch(spec, include_head) if source == "imagenet" else pathlib.Path(source)
+    parts = [model.get_layer("backbone")] + ([model.get_layer("head")] if include_head else [])
+    try:
+        if not path.is_file():
+            raise BadFile("there is no such file")
+        with weight_files.opened(path, torch_reader=lambda file: torch_weights.read(file, spec)) as tensors:
+            values = _matched(parts, _renamed(parts, tensors) if source == "imagenet" else tensors)
+    except BadFile as problem:
+        raise UserError(
+            f"--weights={path} can't be used for --model={name}: {problem}. "
+            f"Expected: {_expected(spec)}. Pass --weights=PATH to another file, or --weights=none to start from "
+            "random weights."
+        ) from problem
+    for variable, value in values:
+        variable.assign(value)
+
+
+def load_trained(path: str | pathlib.Path) -> keras.Model:
+    """Reads a model of a run (`.keras`), not compiled; code in the file is refused, never run.
+
+    Raises:
+        UserError: the file is missing, damaged, holds code, or is not a model of this program.
+    """
+    path = pathlib.Path(path)
+    for spec in models.REGISTRY.values():
+        importlib.import_module(spec.builder.split(":")[0])
+    try:
+        if not zipfile.is_zipfile(path):
+            raise BadFile(weight_files.described(path) if path.is_file() else "there is no such file")
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        for part in ("preprocessing", "backbone", "head"):
+            model.get_layer(part)
+    except Exception as problem:  # A damaged or hostile archive can raise anything.
+        raise UserError(
+            f"{path} must be a model.keras written by train.py, whole and without code in it. "
+            f"Reading it failed: {weight_files.first_line(problem)}. Use another run, or train again."
+        ) from problem
+    return model
+
+
+def _renamed(parts: list[keras.Model], tensors: Tensors) -> Tensors:
+    """Names the layers of a published file, known by its checksum, as we do, should it use older names.
+
+    Keras itself reads these files by the order of their layers, so the order can be relied on; in a stranger's file
+    it can't: the first ResNet50 of Keras has two layers of equal shape the other way round.
+    """
+    names = [layer.name for part in parts for layer in weight_files.layers_with_weights(part)]
+    if len(tensors) != len(names) or all(name in tensors for name in names):
+        return tensors
+    return dict(zip(names, tensors.values(), strict=True))
+
+
+def _matched(parts: list[keras.Model], tensors: Tensors) -> list[tuple[keras.Variable, np.ndarray]]:
+    """Pairs every variable of the parts with its value; raises BadFile on anything missing, left over or misshapen."""
+    layers = {layer.name: layer for part in parts for layer in weight_files.layers_with_weights(part)}
+    found = {name: _tensors_of(name, tensors) for name in layers}
+    missing = [name for name, values in found.items() if values is None]
+    extra = [name for name in tensors if name not in layers and name not in _HEAD_LAYERS]
+    if missing or extra:
+        raise BadFile(_differences(layers, tensors, missing, extra))
+    pairs = []
+    for name, layer in layers.items():
+        values = found[name] or []
+        expected, received = [tuple(v.shape) for v in layer.weights], [tuple(v.shape) for v in values]
+        if expected != received:
+            raise BadFile(f"layer {name} has weights of shapes {received} there, {expected} in the network")
+        pairs.extend(zip(layer.weights, values, strict=True))
+    return [(variable, weight_files.as_array(value)) for variable, value in pairs]
+
+
+def _tensors_of(name: str, tensors: Tensors) -> list | None:
+    for candidate in (name, *_OTHER_NAMES.get(name, ())):
+        if candidate in tensors:
+            return tensors[candidate]
+    return None
+
+
+def _differences(layers: Mapping, tensors: Mapping, missing: list[str], extra: list[str]) -> str:
+    parts = [f"it is of another network ({len(tensors)} layers with weights; needed are {len(layers)})"]
+    if missing:
+        parts.append(f"it lacks {_shortened(missing)}")
+    if extra:
+        parts.append(f"the network has no {_shortened(extra)}")
+    return "; ".join(parts)
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _expected(spec: models.ModelSpec) -> str:
+    kinds = "a .weights.h5, legacy Keras .h5 or .keras file"
+    if spec.weights is None:
+        return f"{kinds} of {spec.name}"
+    torch = " or a torchvision .pth" if spec.weights.layout.startswith("torch") else ""
+    return f"{kinds}{torch} of {spec.name}, such as {spec.weights.backbone.file_name}"
