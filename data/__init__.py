@@ -1,0 +1,1 @@
+"""Sources, splits, the tf.data pipeline and augmentation. Knows nothing of models."""

@@ -1,0 +1,164 @@
+"""Augmentation layers: random views of training pictures as a pure function of numbers drawn outside.
+
+Keras's own random layers draw from hidden state, so a batch would depend on what came before it (`draw_seed` takes no
+tensor, Keras 3.15). These take the random numbers as an argument, one row a picture, and do all geometry in one
+resampling and all colour in one matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import tensorflow as tf
+
+# From the Rec. 601 luma to the two colour axes of NTSC, in whose plane a turn is a change of hue.
+_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+@keras.saving.register_keras_serializable(package="darkroom")
+class RandomGeometry(keras.layers.Layer):
+    """Random resized crop, horizontal flip and rotation, in one bilinear resampling.
+
+    Call it with pixels in 0-255, shape `(batch, size, size, channels)`, and draws in 0-1, shape `(batch, num_draws)`;
+    it gives float32 pixels of the same shape. Beyond the border the picture is reflected.
+
+    Args:
+        smallest_area: least share of the picture's area that a crop keeps, 0-1.
+        largest_aspect: largest ratio of the crop's sides, 1 or more; its inverse is the smallest.
+        largest_rotation_degrees: to either side.
+
+    Source: Szegedy et al., "Going deeper with convolutions" (arXiv:1409.4842), section 6, for the resized crop.
+    """
+
+    num_draws = 6
+
+    def __init__(
+        self,
+        smallest_area: float = 0.8,
+        largest_aspect: float = 1.1,
+        largest_rotation_degrees: float = 0.0,
+        **kwargs,
+    ) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.smallest_area = smallest_area
+        self.largest_aspect = largest_aspect
+        self.largest_rotation_degrees = largest_rotation_degrees
+
+    def call(self, pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """Resamples each picture by its own row of draws."""
+        size = pixels.shape[1]
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=tf.cast(pixels, tf.float32),
+            transforms=self._transforms(draws, float(size)),
+            output_shape=(size, size),
+            interpolation="BILINEAR",
+            fill_mode="REFLECT",
+            fill_value=0.0,
+        )
+
+    def _transforms(self, draws: tf.Tensor, size: float) -> tf.Tensor:
+        """For each picture the eight numbers that map a pixel of the result to a place in the picture."""
+        area, aspect, left, top, flip, turn = tf.unstack(draws, self.num_draws, axis=1)
+        scale = tf.sqrt(self.smallest_area + area * (1 - self.smallest_area))
+        stretch = tf.exp((aspect - 0.5) * math.log(self.largest_aspect))
+        width, height = tf.minimum(scale * stretch, 1.0), tf.minimum(scale / stretch, 1.0)
+        angle = (2 * turn - 1) * math.radians(self.largest_rotation_degrees)
+        mirror = tf.where(flip < 0.5, -1.0, 1.0)
+        xx, xy = mirror * width * tf.cos(angle), -mirror * width * tf.sin(angle)
+        yx, yy = height * tf.sin(angle), height * tf.cos(angle)
+        middle = (size - 1) / 2
+        # The centre of the crop; at width 1 it is the middle of the picture.
+        x = middle + (left - 0.5) * (1 - width) * size
+        y = middle + (top - 0.5) * (1 - height) * size
+        zero = tf.zeros_like(x)
+        rows = (xx, xy, x - (xx + xy) * middle, yx, yy, y - (yx + yy) * middle, zero, zero)
+        return tf.stack(rows, axis=1)
+
+    def get_config(self) -> dict:
+        """The constructor's arguments."""
+        return super().get_config() | {
+            "smallest_area": self.smallest_area,
+            "largest_aspect": self.largest_aspect,
+            "largest_rotation_degrees": self.largest_rotation_degrees,
+        }
+
+
+@keras.saving.register_keras_serializable(package="darkroom")
+class RandomColor(keras.layers.Layer):
+    """Random brightness, contrast, saturation and hue, in one 3x3 matrix and one offset a picture.
+
+    Call it with pixels in 0-255, shape `(batch, height, width, channels)`, and draws in 0-1, shape
+    `(batch, num_draws)`; it gives float32 pixels in 0-255. Grey pictures change in brightness and contrast only.
+
+    Args:
+        strength: brightness, contrast and saturation are scaled by a factor in 1 ± `strength`.
+        hue: the colours turn by at most this share of the colour circle, 0-0.5.
+    """
+
+    num_draws = 4
+
+    def __init__(self, strength: float = 0.2, hue: float = 0.05, **kwargs) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.strength = strength
+        self.hue = hue
+
+    def call(self, pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """Recolours each picture by its own row of draws."""
+        pixels = tf.cast(pixels, tf.float32)
+        brightness, contrast, saturation = tf.unstack(1 + (2 * draws[:, :3] - 1) * self.strength, axis=1)
+        angle = (2 * draws[:, 3] - 1) * 2 * math.pi * self.hue
+        luma = tf.constant(_RGB_TO_YIQ[0] if pixels.shape[-1] == 3 else (1.0,))
+        mean = tf.reduce_sum(tf.reduce_mean(pixels, axis=(1, 2)) * luma, axis=-1, keepdims=True)
+        gain = brightness * contrast
+        offset = ((1 - contrast) * brightness)[:, tf.newaxis] * mean
+        if pixels.shape[-1] == 3:
+            matrix = gain[:, tf.newaxis, tf.newaxis] * _color_matrix(saturation, angle)
+            # Rows on the left: one matrix product for the whole picture.
+            flat = tf.reshape(pixels, (tf.shape(pixels)[0], -1, 3))
+            changed = tf.reshape(tf.matmul(flat, matrix, transpose_b=True), tf.shape(pixels))
+        else:
+            changed = gain[:, tf.newaxis, tf.newaxis, tf.newaxis] * pixels
+        return tf.clip_by_value(changed + offset[:, tf.newaxis, tf.newaxis], 0.0, 255.0)
+
+    def get_config(self) -> dict:
+        """The constructor's arguments."""
+        return super().get_config() | {"strength": self.strength, "hue": self.hue}
+
+
+def _color_matrix(saturation: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
+    """RGB to RGB: scales and turns the two colour axes of YIQ and leaves luma alone. Shape `(batch, 3, 3)`."""
+    to_yiq = tf.constant(_RGB_TO_YIQ)
+    cosine, sine = saturation * tf.cos(angle), saturation * tf.sin(angle)
+    one, zero = tf.ones_like(sine), tf.zeros_like(sine)
+    turn = tf.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], axis=1)
+    return tf.linalg.inv(to_yiq) @ tf.reshape(turn, (-1, 3, 3)) @ to_yiq
+
+
+def layers(level: str) -> list[RandomGeometry | RandomColor]:
+    """The layers of one level of `--augment`.
+
+    Args:
+        level: `none`; `basic`: resized crop (area 0.8-1, aspect 0.9-1.1) and horizontal flip; `full`: the same with
+            rotation within ±10 degrees and colour jitter (brightness, contrast and saturation 0.2, hue 0.05).
+    """
+    levels = {
+        "none": lambda: [],
+        "basic": lambda: [RandomGeometry()],
+        "full": lambda: [RandomGeometry(largest_rotation_degrees=10.0), RandomColor()],
+    }
+    return levels[level]()
+
+
+def augment(pixels: tf.Tensor, level_layers: list[RandomGeometry | RandomColor], draws: tf.Tensor) -> tf.Tensor:
+    """Applies the layers one after the other, each with its own columns of `draws`."""
+    first = 0
+    for layer in level_layers:
+        pixels = layer(pixels, draws[:, first : first + layer.num_draws])
+        first += layer.num_draws
+    return pixels
+
+
+def num_draws(level_layers: list[RandomGeometry | RandomColor]) -> int:
+    """How many random numbers a picture needs."""
+    return sum(layer.num_draws for layer in level_layers)

@@ -1,0 +1,116 @@
+"""Data sets that TensorFlow Datasets prepares: `cats_vs_dogs`, `mnist`, and any other image classification."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from typing import Any
+
+import numpy as np
+
+from data.source import Source, as_records
+from errors import UserError
+
+_REACHABLE_WITHIN_SECONDS = 10
+_EXAMPLES_A_READ = 1024
+_TEST_SPLIT = "test"
+_LABELLED_SPLITS = ("train", "validation", _TEST_SPLIT)
+
+
+def load(name: str, data_dir: str | None) -> Source:
+    """Reads (and when needed downloads and prepares) a TFDS data set; its own test split becomes the test part.
+
+    The pictures stay encoded and are held in memory as their files' bytes.
+
+    Args:
+        name: a TFDS name such as `cats_vs_dogs` or `mnist:3.0.1`.
+        data_dir: where TFDS keeps prepared data sets; None for its default, `~/tensorflow_datasets`.
+
+    Raises:
+        UserError: unknown name, no image classification, or neither prepared nor to be downloaded.
+    """
+    # Importing TFDS takes a second, which a folder of pictures shouldn't pay.
+    import tensorflow_datasets as tfds
+
+    builder = _find(tfds, name, data_dir)
+    image_key, label_key = _supervised_keys(tfds, builder)
+    _prepare(builder)
+    read = {key: tfds.decode.SkipDecoding() for key in (image_key,)}
+    splits = [split for split in _LABELLED_SPLITS if split in builder.info.splits]
+    records, labels, addresses, is_test = [], [], [], []
+    for split in splits:
+        dataset = builder.as_dataset(split=split, decoders=read, read_config=tfds.ReadConfig(try_autocache=False))
+        count = builder.info.splits[split].num_examples
+        for batch in dataset.batch(_EXAMPLES_A_READ).as_numpy_iterator():
+            records.extend(batch[image_key])
+            labels.extend(batch[label_key])
+        addresses.extend(f"{builder.name}/{split}/{number}" for number in range(count))
+        is_test.extend([split == _TEST_SPLIT] * count)
+    return Source(
+        name=name,
+        addresses=tuple(addresses),
+        records=as_records(records),
+        labels=np.asarray(labels, np.int64),
+        class_names=tuple(builder.info.features[label_key].names),
+        holds_paths=False,
+        is_test=np.asarray(is_test) if any(is_test) else None,
+    )
+
+
+def _find(tfds: Any, name: str, data_dir: str | None) -> Any:
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        raise UserError(
+            "--data must be a folder with one sub-folder a class, a .csv of path,label, a TensorFlow Datasets name "
+            f"such as cats_vs_dogs or mnist, or digits. Received: --data={name}, which is no existing folder or file "
+            "and no TensorFlow Datasets name."
+        ) from error
+
+
+def _supervised_keys(tfds: Any, builder: Any) -> tuple[str, str]:
+    features = builder.info.features
+    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    labels = [key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
+    preferred = builder.info.supervised_keys
+    if preferred and preferred[0] in images and preferred[1] in labels:
+        return preferred
+    if len(images) == 1 and len(labels) == 1:
+        return images[0], labels[0]
+    raise UserError(
+        f"--data={builder.name} must be an image classification with one picture and one class label an example. "
+        f"Received the features: {', '.join(features)}. Choose another data set."
+    )
+
+
+def _prepare(builder: Any) -> None:
+    """Downloads what is missing; TFDS alone would retry for minutes without a network before it says so."""
+    if os.path.isdir(builder.data_path) and builder.info.splits:
+        return
+    address = _first_download(builder)
+    if not _can_reach(address):
+        raise UserError(
+            f"--data={builder.name} is not prepared in {builder.data_path}, and it can't be downloaded: "
+            f"{address or 'its server'} can't be reached. On a machine with a network run "
+            f"`python -c \"import tensorflow_datasets as tfds; tfds.load('{builder.name}', data_dir='DIR')\"`, copy "
+            f"DIR/{builder.name} here and pass its parent folder with --data_dir=DIR; or pass a folder of your own "
+            "pictures with --data=FOLDER, or --data=digits, which needs no download."
+        )
+    builder.download_and_prepare()
+
+
+def _first_download(builder: Any) -> str | None:
+    return next((url for url in builder.url_infos if "://" in url), None)
+
+
+def _can_reach(address: str | None) -> bool:
+    if address is None:
+        return False
+    try:
+        urllib.request.urlopen(address, timeout=_REACHABLE_WITHIN_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # The server answers; what it thinks of the request is for TFDS to find out.
+    except OSError:
+        return False
+    return True

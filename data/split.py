@@ -1,0 +1,108 @@
+"""Which picture is for training, which for validation, which for the test: decided before any pipeline exists."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.source import Source
+from errors import UserError
+
+PARTS = ("train", "val", "test")
+UNUSED = "unused"
+
+
+@dataclass(frozen=True)
+class Fractions:
+    """Shares of all pictures, each in 0-1, together at most 1; what they leave over is unused."""
+
+    train: float
+    val: float
+    test: float
+
+
+def assign(source: Source, digests: list[str], fractions: Fractions) -> np.ndarray:
+    """Gives each picture its part.
+
+    The pictures of a class are put in the order of a hash of their content and cut: first the test part, then
+    validation, then training. So the split is stratified; it is the same on every run, machine and order of files;
+    identical pictures fall into one part; and a smaller `train` takes its pictures from the larger one's, with the
+    validation and test parts unchanged. Where the publisher set a test part apart, that is the test part, and the other
+    two fractions apply to the rest.
+
+    Args:
+        source: the pictures.
+        digests: a hash of each picture's content.
+        fractions: how much of each class goes where.
+
+    Returns:
+        an array of `train`, `val`, `test` or `unused`, one for each picture.
+
+    Raises:
+        UserError: a part that was asked for stays empty, or misses a class in training.
+    """
+    ranks = _rank_by_content(digests)
+    parts = np.full(len(source), UNUSED, dtype="<U6")
+    free = np.arange(len(source))
+    if source.is_test is not None:
+        parts[source.is_test] = "test"
+        # A picture that also stands in the test part would be learnt by heart.
+        free = np.flatnonzero(~np.isin(ranks, ranks[source.is_test]))
+        fractions = _without_test(fractions)
+    for label in range(len(source.class_names)):
+        members = free[source.labels[free] == label]
+        _cut(members[np.argsort(ranks[members], kind="stable")], fractions, parts)
+    _keep_identical_together(ranks, parts)
+    _check(source, parts)
+    return parts
+
+
+def _rank_by_content(digests: list[str]) -> np.ndarray:
+    """The place of each picture's content in a random but fixed order; identical pictures share it."""
+    keys = [hashlib.sha256(f"split {digest}".encode()).digest() for digest in digests]
+    place = {key: i for i, key in enumerate(sorted(set(keys)))}
+    return np.asarray([place[key] for key in keys])
+
+
+def _without_test(fractions: Fractions) -> Fractions:
+    """The shares of what is left when the test part is already taken."""
+    rest = 1 - fractions.test
+    return Fractions(fractions.train / rest, fractions.val / rest, 0.0)
+
+
+def _cut(members: np.ndarray, fractions: Fractions, parts: np.ndarray) -> None:
+    """Writes the parts of one class's pictures, given in the order of their content."""
+    test = _share(len(members), fractions.test)
+    val = _share(len(members), fractions.val)
+    everything = fractions.train + fractions.val + fractions.test > 1 - 1e-9
+    train = len(members) - test - val if everything else _share(len(members), fractions.train)
+    parts[members[:test]] = "test"
+    parts[members[test : test + val]] = "val"
+    parts[members[test + val : test + val + train]] = "train"
+
+
+def _share(count: int, fraction: float) -> int:
+    """At least one picture of a class in each part that is wanted, however few there are."""
+    return max(round(count * fraction), 1) if fraction > 0 else 0
+
+
+def _keep_identical_together(ranks: np.ndarray, parts: np.ndarray) -> None:
+    """Moves identical pictures that a cut or two classes have separated into the part that matters more."""
+    duplicated = np.flatnonzero(np.bincount(ranks)[ranks] > 1)
+    for rank in np.unique(ranks[duplicated]):
+        same = duplicated[ranks[duplicated] == rank]
+        parts[same] = next(part for part in ("test", "val", "train", UNUSED) if part in parts[same])
+
+
+def _check(source: Source, parts: np.ndarray) -> None:
+    for part in PARTS:
+        counts = np.bincount(source.labels[parts == part], minlength=len(source.class_names))
+        missing = [name for name, count in zip(source.class_names, counts, strict=True) if count == 0]
+        if part == "train" and missing or not counts.any():
+            raise UserError(
+                f"The {part} part must hold pictures{' of each class' if part == 'train' else ''}. Received none of: "
+                f"{', '.join(missing)}, from {len(source)} pictures in {len(source.class_names)} classes. Add pictures "
+                "(four of a class are the least) or change --train_fraction, --val_fraction and --test_fraction."
+            )
