@@ -66,8 +66,8 @@ class ModelSpec:
         channels: 3 (RGB) or 1 (grey).
         preprocessing: a key of `models.preprocessing.MODES`.
         parameters: exact number of weights, BatchNorm statistics included, at the default size and `classes` classes.
-        classes: the number of classes that `parameters` is stated for.
         weights: the published ImageNet weights, or None.
+        classes: the number of classes that `parameters` is stated for.
         heads: names of the outputs; ("class",) models give a tensor, others a dict with these keys.
     """
 
@@ -78,8 +78,8 @@ class ModelSpec:
     channels: int
     preprocessing: str
     parameters: int
-    classes: int = 1000
     weights: PublishedWeights | None = None
+    classes: int = 1000
     heads: tuple[str, ...] = ("class",)
 
     @property
@@ -100,13 +100,53 @@ def _torch_file(name: str, layout: str) -> PublishedWeights:
     return PublishedWeights(backbone=file, full=file, layout=layout)
 
 
-_LENET = "LeCun et al. 1998, Gradient-based learning applied to document recognition, Proc. IEEE 86(11)"
+_ALEXNET = "Krizhevsky et al. 2012, NeurIPS 25"
+_OWT = "Krizhevsky 2014, arXiv:1404.5997"
+_BATCH_NORM = "Ioffe and Szegedy 2015, arXiv:1502.03167"
+_LENET = "LeCun et al. 1998, Proc. IEEE 86(11)"
+_MLP = "Rumelhart et al. 1986, Nature 323"
+_MULTITASK = "Caruana 1997, Machine Learning 28"
+_RESNET = "He et al. 2015, arXiv:1512.03385"
 _SQUEEZENET = "Iandola et al. 2016, arXiv:1602.07360"
+_VGG = "Simonyan and Zisserman 2014, arXiv:1409.1556"
 
+_VGG16 = _keras_files(
+    "vgg16", "vgg16", full="64373286793e3c8b2b4e3219cbf3544b", backbone="6d6bbae143d832006294945121d1f1fc"
+)
+_RESNET50 = _keras_files(
+    "resnet", "resnet50", full="2cb95161c43110f7111970584f804107", backbone="4d473c1dd8becc155b73f8504c6f6626"
+)
+_RESNET101 = _keras_files(
+    "resnet", "resnet101", full="f1aeb4b969a6efcfb50fad2f0c20cfc5", backbone="88cf7a10940856eca736dc7b7e228a21"
+)
+_RESNET152 = _keras_files(
+    "resnet", "resnet152", full="100835be76be38e30d865e96f2aaae62", backbone="ee4c566cf9a93f14d82f913c2dc6dd0c"
+)
+_TORCH_ALEXNET = _torch_file("alexnet-owt-7be5be79.pth", "torch_alexnet")
+_RESNET18 = _torch_file("resnet18-f37072fd.pth", "torch_resnet")
+_RESNET34 = _torch_file("resnet34-b627a593.pth", "torch_resnet")
+
+# The columns: name; builder; paper; image size and the smallest one that works, in px; channels; preprocessing; exact
+# number of parameters, for 1,000 classes or those named; then what only some models have.
+# fmt: off
 REGISTRY: dict[str, ModelSpec] = {
-    "lenet5": ModelSpec("models.lenet:lenet5", _LENET, 32, 16, 1, "centred", 61_706, classes=10),
-    "squeezenet": ModelSpec("models.squeezenet:squeezenet", _SQUEEZENET, 227, 31, 3, "caffe", 1_235_496),
+    "lenet5":      ModelSpec("models.lenet:lenet5",          _LENET,      32,  16, 1, "centred", 61_706, classes=10),
+    "plain_mlp":   ModelSpec("models.mlp:plain_mlp",         _MLP,        28,  4,  1, "centred", 570_602, classes=10),
+    "bn_mlp":      ModelSpec("models.mlp:bn_mlp",            _BATCH_NORM, 28,  4,  1, "centred", 573_386, classes=10),
+    "deep_mlp":    ModelSpec("models.mlp:deep_mlp",          _MLP,        128, 4,  3, "centred", 50_927_559, classes=2),
+    "multitask":   ModelSpec("models.multitask:multitask",   _MULTITASK,  128, 4,  3, "centred", 50_595_586, classes=2,
+                             heads=("class", "brightness")),
+    "alexnet":     ModelSpec("models.alexnet:alexnet",       _ALEXNET,    227, 67, 3, "centred", 62_378_344),
+    "alexnet_owt": ModelSpec("models.alexnet:alexnet_owt",   _OWT,        224, 63, 3, "torch", 61_100_840, _TORCH_ALEXNET),
+    "squeezenet":  ModelSpec("models.squeezenet:squeezenet", _SQUEEZENET, 227, 31, 3, "caffe", 1_235_496),
+    "vgg16":       ModelSpec("models.vgg:vgg16",             _VGG,        224, 32, 3, "caffe", 138_357_544, _VGG16),
+    "resnet18":    ModelSpec("models.resnet:resnet18",       _RESNET,     224, 32, 3, "torch", 11_699_112, _RESNET18),
+    "resnet34":    ModelSpec("models.resnet:resnet34",       _RESNET,     224, 32, 3, "torch", 21_814_696, _RESNET34),
+    "resnet50":    ModelSpec("models.resnet:resnet50",       _RESNET,     224, 32, 3, "caffe", 25_636_712, _RESNET50),
+    "resnet101":   ModelSpec("models.resnet:resnet101",      _RESNET,     224, 32, 3, "caffe", 44_707_176, _RESNET101),
+    "resnet152":   ModelSpec("models.resnet:resnet152",      _RESNET,     224, 32, 3, "caffe", 60_419_944, _RESNET152),
 }
+# fmt: on
 
 
 def find(name: str) -> ModelSpec:

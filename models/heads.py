@@ -21,9 +21,7 @@ def linear(backbone: keras.Model, num_classes: int) -> keras.Model:
 
 def pooled(backbone: keras.Model, num_classes: int) -> keras.Model:
     """Feature maps (batch, h, w, n) -> mean over height and width -> Dense `predictions` -> logits."""
-    return _head(
-        backbone, [layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32"), _predictions(num_classes)]
-    )
+    return _head(backbone, [layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32"), _predictions(num_classes)])
 
 
 def convolutional(backbone: keras.Model, num_classes: int) -> keras.Model:
@@ -36,6 +34,15 @@ def convolutional(backbone: keras.Model, num_classes: int) -> keras.Model:
     conv10 = layers.Conv2D(logits, 1, activation=activation, name="conv10", dtype="float32")
     pool = layers.GlobalAveragePooling2D(name="avg_pool", dtype="float32")
     return _head(backbone, [layers.Dropout(0.5, name="drop9"), conv10, pool])
+
+
+def fully_connected(backbone: keras.Model, num_classes: int) -> keras.Model:
+    """VGG's: flatten -> two dense layers of 4,096 (`fc1`, `fc2`) with ReLU and dropout 0.5 each -> logits."""
+    stack: list[keras.layers.Layer] = [layers.Flatten(name="flatten")]
+    for i in (1, 2):
+        stack.append(layers.Dense(4096, activation="relu", kernel_initializer="he_normal", name=f"fc{i}"))
+        stack.append(layers.Dropout(0.5, name=f"drop{i}"))
+    return _head(backbone, [*stack, _predictions(num_classes)])
 
 
 def _predictions(num_classes: int) -> keras.layers.Layer:

@@ -39,6 +39,7 @@ class Preprocessing(keras.layers.Layer):
     """
 
     def __init__(self, mode: str, **kwargs: Any) -> None:
+        """See the class."""
         super().__init__(**{**kwargs, "dtype": "float32"})
         if mode not in MODES:
             raise ValueError(f"`mode` must be one of {sorted(MODES)}. Received: mode={mode!r}")

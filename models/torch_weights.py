@@ -11,17 +11,18 @@ import numpy as np
 
 from errors import UserError
 from models import ModelSpec
-from models.weight_files import BadFile, Tensors, first_line
+from models.weight_files import BadFileError, Tensors, first_line
 
-# Per layout: (pattern of torchvision's module name, our layer's name). `{+n}` stands for group n plus one.
+# Per layout: (pattern of torchvision's module name, our layer's name). Stages and blocks count from one here, and our
+# first stage of blocks is conv2.
 _NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "torch_resnet": (
         (r"conv1", "conv1_conv"),
         (r"bn1", "conv1_bn"),
-        (r"layer(\d+)\.(\d+)\.conv(\d+)", "conv{+1}_block{+2}_{3}_conv"),
-        (r"layer(\d+)\.(\d+)\.bn(\d+)", "conv{+1}_block{+2}_{3}_bn"),
-        (r"layer(\d+)\.(\d+)\.downsample\.0", "conv{+1}_block{+2}_0_conv"),
-        (r"layer(\d+)\.(\d+)\.downsample\.1", "conv{+1}_block{+2}_0_bn"),
+        (r"layer(?P<stage>\d+)\.(?P<block>\d+)\.conv(?P<position>\d+)", "conv{stage}_block{block}_{position}_conv"),
+        (r"layer(?P<stage>\d+)\.(?P<block>\d+)\.bn(?P<position>\d+)", "conv{stage}_block{block}_{position}_bn"),
+        (r"layer(?P<stage>\d+)\.(?P<block>\d+)\.downsample\.0", "conv{stage}_block{block}_0_conv"),
+        (r"layer(?P<stage>\d+)\.(?P<block>\d+)\.downsample\.1", "conv{stage}_block{block}_0_bn"),
         (r"fc", "predictions"),
     ),
     "torch_alexnet": (
@@ -46,10 +47,10 @@ def read(path: pathlib.Path, spec: ModelSpec) -> Tensors:
 
     Raises:
         UserError: torch is not installed.
-        BadFile: damaged, holds code, or is of a network that torchvision has in another variant.
+        BadFileError: damaged, holds code, or is of a network that torchvision has in another variant.
     """
     if spec.weights is None or spec.weights.layout not in _NAMES:
-        raise BadFile(f"torchvision's {spec.name} is not the same network as this one (see models/)")
+        raise BadFileError(f"torchvision's {spec.name} is not the same network as this one (see models/)")
     return convert(_state_dict(path), spec.weights.layout)
 
 
@@ -57,7 +58,7 @@ def convert(state: dict[str, Any], layout: str) -> Tensors:
     """A state dict of NumPy-convertible tensors -> our layer names, in Keras's tensor layouts.
 
     Raises:
-        BadFile: a name that torchvision's network does not have.
+        BadFileError: a name that torchvision's network does not have.
     """
     tensors: dict[str, dict[str, np.ndarray]] = {}
     for key, value in state.items():
@@ -66,7 +67,7 @@ def convert(state: dict[str, Any], layout: str) -> Tensors:
             continue
         name = _our_name(module, layout)
         if name is None or kind not in _ORDER:
-            raise BadFile(f"it is of another network (torchvision's has no {key})")
+            raise BadFileError(f"it is of another network (torchvision's has no {key})")
         tensors.setdefault(name, {})[kind] = _in_keras_layout(name, np.asarray(value))
     return {name: [kinds[kind] for kind in _ORDER if kind in kinds] for name, kinds in tensors.items()}
 
@@ -82,11 +83,11 @@ def _state_dict(path: pathlib.Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
-        raise BadFile("it holds more than tensors (code, perhaps), or is damaged") from problem
+        raise BadFileError("it holds more than tensors (code, perhaps), or is damaged") from problem
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as problem:
-        raise BadFile(f"it is damaged ({first_line(problem)})") from problem
+        raise BadFileError(f"it is damaged ({first_line(problem)})") from problem
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BadFile("it is not a state dict: a dictionary from names to tensors")
+        raise BadFileError("it is not a state dict: a dictionary from names to tensors")
     return {str(key): value.detach().float().numpy() for key, value in state.items()}
 
 
@@ -94,9 +95,8 @@ def _our_name(module: str, layout: str) -> str | None:
     for pattern, template in _NAMES[layout]:
         match = re.fullmatch(pattern, module)
         if match:
-            groups = {str(i): group for i, group in enumerate(match.groups(), start=1)}
-            one_based = {f"+{i}": str(int(group) + 1) for i, group in groups.items()}
-            return re.sub(r"{(\+?\d)}", lambda hole: {**groups, **one_based}[hole[1]], template)
+            numbers = {group: int(digits) for group, digits in match.groupdict().items()}
+            return template.format(**{group: n if group == "position" else n + 1 for group, n in numbers.items()})
     return None
 
 
@@ -107,6 +107,6 @@ def _in_keras_layout(name: str, tensor: np.ndarray) -> np.ndarray:
     if tensor.ndim == 2 and name in _FLATTENED:
         channels, height, width = _FLATTENED[name]
         if tensor.shape[1] != channels * height * width:
-            raise BadFile(f"its {name} has {tensor.shape[1]} inputs, torchvision's {channels * height * width}")
+            raise BadFileError(f"its {name} has {tensor.shape[1]} inputs, torchvision's {channels * height * width}")
         tensor = tensor.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(len(tensor), -1)
     return tensor.T if tensor.ndim == 2 else tensor

@@ -26,7 +26,7 @@ _MAX_DEPTH = 12
 _ZIP = b"PK\x03\x04"
 
 
-class BadFile(Exception):
+class BadFileError(Exception):
     """What is wrong with a weight file, in words that finish the sentence "it can't be used: ..."."""
 
 
@@ -35,7 +35,7 @@ def opened(path: pathlib.Path, torch_reader: Callable[[pathlib.Path], Tensors]) 
     """Gives the tensors of a file while it is open; what kind of file it is, its first bytes and its name say.
 
     Raises:
-        BadFile: damaged, not a weight file, or hostile.
+        BadFileError: damaged, not a weight file, or hostile.
     """
     with path.open("rb") as file:
         start = file.read(8)
@@ -48,7 +48,7 @@ def opened(path: pathlib.Path, torch_reader: Callable[[pathlib.Path], Tensors]) 
         with _open_trained(path) as root:
             yield _from_hdf5(root)
     else:
-        raise BadFile(described(path))
+        raise BadFileError(described(path))
 
 
 def described(path: pathlib.Path) -> str:
@@ -87,11 +87,11 @@ def layers_with_weights(part: keras.Layer) -> list[keras.Layer]:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """Reads a tensor; raises BadFile when it can't be read."""
+    """Reads a tensor; raises BadFileError when it can't be read."""
     try:
         return np.asarray(value)
     except OSError as problem:
-        raise BadFile(f"it is damaged ({first_line(problem)})") from problem
+        raise BadFileError(f"it is damaged ({first_line(problem)})") from problem
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def _open_hdf5(path: pathlib.Path) -> Iterator[h5py.Group]:
     try:
         file = h5py.File(path, "r")
     except OSError as problem:
-        raise BadFile(f"it is a truncated or damaged HDF5 file ({first_line(problem)})") from problem
+        raise BadFileError(f"it is a truncated or damaged HDF5 file ({first_line(problem)})") from problem
     with file:
         yield file
 
@@ -113,8 +113,8 @@ def _from_hdf5(root: h5py.Group) -> Tensors:
         if "layers" in root or "vars" in root or "backbone" in root:
             return _current(root)
     except (KeyError, OSError, RuntimeError) as problem:
-        raise BadFile(f"it is damaged ({first_line(problem)})") from problem
-    raise BadFile("it is an HDF5 file, but not one of Keras weights")
+        raise BadFileError(f"it is damaged ({first_line(problem)})") from problem
+    raise BadFileError("it is an HDF5 file, but not one of Keras weights")
 
 
 def _legacy(root: h5py.Group) -> Tensors:
@@ -152,7 +152,7 @@ def _current(root: h5py.Group) -> Tensors:
 def _walk(group: h5py.Group, parents: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[h5py.Dataset]]]:
     path = (*parents, str(group.name))
     if len(path) > _MAX_DEPTH:
-        raise BadFile("its groups are nested too deep for a Keras model")
+        raise BadFileError("its groups are nested too deep for a Keras model")
     if "vars" in group:
         variables = _child(group, "vars")
         path = (*parents, str(variables.attrs.get("name", group.name)))
@@ -172,9 +172,9 @@ def _child(group: h5py.Group, path: str) -> Any:
     for key in path.split("/"):
         link = node.get(key, getlink=True) if isinstance(node, h5py.Group) else None
         if link is None:
-            raise BadFile(f"it is damaged (it names {path}, which it does not hold)")
+            raise BadFileError(f"it is damaged (it names {path}, which it does not hold)")
         if not isinstance(link, h5py.HardLink):
-            raise BadFile(f"{node.name}/{key} is a link to another place or file, which is refused")
+            raise BadFileError(f"{node.name}/{key} is a link to another place or file, which is refused")
         node = node[key]
     return node
 
@@ -182,9 +182,9 @@ def _child(group: h5py.Group, path: str) -> Any:
 def _dataset(group: h5py.Group, path: str) -> h5py.Dataset:
     dataset = _child(group, path)
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f":
-        raise BadFile(f"{group.name}/{path} is not a tensor of floating-point numbers")
+        raise BadFileError(f"{group.name}/{path} is not a tensor of floating-point numbers")
     if dataset.external or dataset.is_virtual:
-        raise BadFile(f"{dataset.name} keeps its numbers in another file, which is refused")
+        raise BadFileError(f"{dataset.name} keeps its numbers in another file, which is refused")
     return dataset
 
 
@@ -196,4 +196,4 @@ def _open_trained(path: pathlib.Path) -> Iterator[h5py.Group]:
             with h5py.File(member, "r") as root:
                 yield root
     except (zipfile.BadZipFile, KeyError, OSError) as problem:
-        raise BadFile(f"it is a damaged .keras file ({first_line(problem)})") from problem
+        raise BadFileError(f"it is a damaged .keras file ({first_line(problem)})") from problem

@@ -13,7 +13,7 @@ import numpy as np
 import models
 from errors import UserError
 from models import downloads, torch_weights, weight_files
-from models.weight_files import BadFile, Tensors
+from models.weight_files import BadFileError, Tensors
 
 # Layers of published heads: a file "with top" may hold them though only the backbone is wanted.
 _HEAD_LAYERS = frozenset({"fc1", "fc2", "fc1000", "predictions", "probs", "conv10", "class_logits", "brightness"})
@@ -40,10 +40,10 @@ def load(model: keras.Model, name: str, source: str, *, include_head: bool = Fal
     parts = [model.get_layer("backbone")] + ([model.get_layer("head")] if include_head else [])
     try:
         if not path.is_file():
-            raise BadFile("there is no such file")
+            raise BadFileError("there is no such file")
         with weight_files.opened(path, torch_reader=lambda file: torch_weights.read(file, spec)) as tensors:
             values = _matched(parts, _renamed(parts, tensors) if source == "imagenet" else tensors)
-    except BadFile as problem:
+    except BadFileError as problem:
         raise UserError(
             f"--weights={path} can't be used for --model={name}: {problem}. "
             f"Expected: {_expected(spec)}. Pass --weights=PATH to another file, or --weights=none to start from "
@@ -64,7 +64,7 @@ def load_trained(path: str | pathlib.Path) -> keras.Model:
         importlib.import_module(spec.builder.split(":")[0])
     try:
         if not zipfile.is_zipfile(path):
-            raise BadFile(weight_files.described(path) if path.is_file() else "there is no such file")
+            raise BadFileError(weight_files.described(path) if path.is_file() else "there is no such file")
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         for part in ("preprocessing", "backbone", "head"):
             model.get_layer(part)
@@ -89,19 +89,19 @@ def _renamed(parts: list[keras.Model], tensors: Tensors) -> Tensors:
 
 
 def _matched(parts: list[keras.Model], tensors: Tensors) -> list[tuple[keras.Variable, np.ndarray]]:
-    """Pairs every variable of the parts with its value; raises BadFile on anything missing, left over or misshapen."""
+    """Pairs every variable of the parts with its value; raises BadFileError unless all fit."""
     layers = {layer.name: layer for part in parts for layer in weight_files.layers_with_weights(part)}
     found = {name: _tensors_of(name, tensors) for name in layers}
     missing = [name for name, values in found.items() if values is None]
     extra = [name for name in tensors if name not in layers and name not in _HEAD_LAYERS]
     if missing or extra:
-        raise BadFile(_differences(layers, tensors, missing, extra))
-    pairs = []
+        raise BadFileError(_differences(layers, tensors, missing, extra))
+    pairs: list[tuple[keras.Variable, np.ndarray]] = []
     for name, layer in layers.items():
         values = found[name] or []
         expected, received = [tuple(v.shape) for v in layer.weights], [tuple(v.shape) for v in values]
         if expected != received:
-            raise BadFile(f"layer {name} has weights of shapes {received} there, {expected} in the network")
+            raise BadFileError(f"layer {name} has weights of shapes {received} there, {expected} in the network")
         pairs.extend(zip(layer.weights, values, strict=True))
     return [(variable, weight_files.as_array(value)) for variable, value in pairs]
 

@@ -1,0 +1,116 @@
+"""Networks of dense layers only: the course's first steps, on MNIST and on cats and dogs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from models import ModelSpec, heads
+from models.assembly import compose
+from models.freezing import batch_normalization
+from models.preprocessing import Preprocessing
+
+MNIST_UNITS = (512, 256, 128, 32)
+CAT_DOG_UNITS = (1024, 512, 128, 32, 8, 3)
+
+
+def plain_mlp(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) -> keras.Model:
+    """Four hidden layers (512-256-128-32) with ReLU, for 28 px grey pictures.
+
+    Weights and biases everywhere, no BatchNorm, He initialisation; `transfer` changes nothing.
+    """
+    features = backbone(image_size, spec.channels, MNIST_UNITS)
+    return compose(spec, image_size, features, heads.linear(features, num_classes))
+
+
+def deep_mlp(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) -> keras.Model:
+    """Six hidden layers (1024-512-128-32-8-3) with ReLU, for 128 px RGB pictures of cats and dogs.
+
+    50 million weights see each pixel on its own, which is the lesson. No BatchNorm, He initialisation; `transfer`
+    changes nothing.
+    """
+    features = backbone(image_size, spec.channels, CAT_DOG_UNITS)
+    return compose(spec, image_size, features, heads.linear(features, num_classes))
+
+
+def bn_mlp(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) -> keras.Model:
+    """`plain_mlp` with BatchNorm before each ReLU (Ioffe and Szegedy 2015, arXiv:1502.03167): a `BatchNormMLP`."""
+    shape = (image_size, image_size, spec.channels)
+    return BatchNormMLP(shape, MNIST_UNITS, num_classes, spec.preprocessing, transfer, name=spec.name)
+
+
+@keras.saving.register_keras_serializable(package="darkroom")
+class BatchNormMLP(keras.Model):
+    """Dense layers without bias, each followed by BatchNorm and ReLU, written as a subclassed model.
+
+    BatchNorm's beta takes the place of the bias. Momentum 0.9: with Keras's 0.99 the statistics lag for epochs on a
+    few thousand pictures. Epsilon 1e-3, Keras's. Takes (batch, height, width, channels) in 0-255, gives logits.
+
+    Args:
+        input_size: height, width and channels of a picture.
+        units: of the hidden layers.
+        num_classes: at least 2.
+        preprocessing: a key of `models.preprocessing.MODES`.
+        transfer: whether BatchNorm keeps its statistics for ever.
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int, int],
+        units: tuple[int, ...],
+        num_classes: int,
+        preprocessing: str = "centred",
+        transfer: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """See the class."""
+        # Keras would round pixels to bfloat16 before `preprocessing` sees them.
+        super().__init__(**{**kwargs, "autocast": False})
+        self._arguments = {
+            "input_size": tuple(input_size),
+            "units": tuple(units),
+            "num_classes": num_classes,
+            "preprocessing": preprocessing,
+            "transfer": transfer,
+        }
+        self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
+        self.backbone = _batch_norm_backbone(input_size, units, transfer, self.dtype_policy)
+        self.head = heads.linear(self.backbone, num_classes)
+        self.build((None, *input_size))
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """The parts have their weights since the constructor; this only says so."""
+        self.built = True
+
+    def call(self, pixels: Any, training: bool | None = None) -> Any:
+        """Pixels (batch, height, width, channels) in 0-255 -> float32 logits."""
+        features = self.backbone(self.preprocessing(pixels), training=training)
+        return self.head(features, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), **self._arguments}
+
+
+def backbone(image_size: int, channels: int, units: tuple[int, ...], dtype: Any = None) -> keras.Model:
+    """Flattened pixels through dense layers with ReLU."""
+    inputs = keras.Input((image_size, image_size, channels), name="preprocessed")
+    x = layers.Flatten(name="flatten", dtype=dtype)(inputs)
+    for i, width in enumerate(units, start=1):
+        x = layers.Dense(width, activation="relu", kernel_initializer="he_normal", name=f"hidden{i}", dtype=dtype)(x)
+    return keras.Model(inputs, x, name="backbone")
+
+
+def _batch_norm_backbone(
+    input_size: tuple[int, int, int], units: tuple[int, ...], transfer: bool, dtype: Any
+) -> keras.Model:
+    stack: list[keras.layers.Layer] = [layers.Flatten(name="flatten", dtype=dtype)]
+    for i, width in enumerate(units, start=1):
+        stack += [
+            layers.Dense(width, use_bias=False, kernel_initializer="he_normal", name=f"hidden{i}", dtype=dtype),
+            batch_normalization(transfer, momentum=0.9, name=f"hidden{i}_bn", dtype=dtype),
+            layers.ReLU(name=f"hidden{i}_relu", dtype=dtype),
+        ]
+    return keras.Sequential([keras.Input(tuple(input_size), name="preprocessed"), *stack], name="backbone")
