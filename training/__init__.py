@@ -1,0 +1,1 @@
+"""Configuration, objective, transfer phases, callbacks and the run folder."""

@@ -1,0 +1,203 @@
+"""Every decision of a training run: one field is one flag, checked before anything slow is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import models
+from errors import UserError
+
+LEARNING_RATE_FROM_SCRATCH = 1e-4
+LEARNING_RATE_HEAD = 1e-3
+LEARNING_RATE_FINE_TUNING = 1e-5
+
+_RANGES = {
+    "image_size": (8, 4096),
+    "train_fraction": (0.0, 1.0),
+    "val_fraction": (0.0, 1.0),
+    "test_fraction": (0.0, 1.0),
+    "batch_size": (1, 65536),
+    "epochs": (1, 100_000),
+    "fine_tune_epochs": (0, 100_000),
+    "learning_rate": (0.0, 10.0),
+    "fine_tune_learning_rate": (0.0, 10.0),
+    "early_stopping": (0, 100_000),
+    "seed": (0, 2**31 - 1),
+    "checkpoint_minutes": (0.0, 24 * 60.0),
+}
+_POSITIVE = ("train_fraction", "val_fraction", "test_fraction", "learning_rate", "fine_tune_learning_rate")
+
+
+def _flag(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help_text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run was asked for. Fields that are None take a default that depends on the others (see `resolved`)."""
+
+    model: str = _flag("resnet50", "Network to train.", tuple(sorted(models.REGISTRY)))
+    data: str = _flag(
+        "cats_vs_dogs",
+        "Pictures: a folder with one sub-folder a class, a .csv of path,label, a TensorFlow Datasets name "
+        "(cats_vs_dogs, mnist, ...), or digits (comes with scikit-learn, needs no download).",
+    )
+    data_dir: str | None = _flag(
+        None, "Folder where TensorFlow Datasets keeps prepared data sets. Default: ~/tensorflow_datasets."
+    )
+    on_bad_image: str = _flag(
+        "fail", "At a file that is no whole picture: list them and stop, or train without them.", ("fail", "skip")
+    )
+    train_fraction: float = _flag(0.8, "Share of the pictures to train on, above 0, at most 1.")
+    val_fraction: float = _flag(0.1, "Share of the pictures that choose the best epoch, above 0, below 1.")
+    test_fraction: float = _flag(
+        0.1, "Share of the pictures for the final test, above 0, below 1. A data set with a test split keeps its own."
+    )
+    image_size: int | None = _flag(None, "Height and width that pictures are resized to, in px. Default: the model's.")
+    augment: str = _flag(
+        "none",
+        "Random views of training pictures. basic: resized crop, horizontal flip; full: rotation and colour too.",
+        ("none", "basic", "full"),
+    )
+    cache: str = _flag(
+        "auto",
+        "Where decoded pictures are kept between epochs. auto: memory, else disk, else nowhere, by size.",
+        ("auto", "memory", "disk", "none"),
+    )
+    weights: str | None = _flag(
+        None,
+        "Weights to start from: imagenet, none, or the PATH of a .weights.h5, .h5, .keras or .pth file. "
+        "Default: imagenet where they are published for the model, else none.",
+    )
+    freeze: bool = _flag(False, "Train only a new head, on a frozen backbone.")
+    epochs: int = _flag(10, "Passes over the training pictures, 1 or more.")
+    learning_rate: float | None = _flag(
+        None, "Step size of Adam. Default: 1e-3 with --freeze, 1e-4 from scratch, 1e-5 from pretrained weights."
+    )
+    fine_tune_epochs: int = _flag(0, "With --freeze: further epochs with everything unfrozen, 0 for none.")
+    fine_tune_learning_rate: float = _flag(LEARNING_RATE_FINE_TUNING, "Step size of Adam in these epochs.")
+    batch_size: int = _flag(32, "Pictures a step, over all devices together.")
+    loss_weights: str = _flag(
+        "class=0.7,brightness=0.3", "For a model with several heads: the weight of each head's loss, NAME=WEIGHT,..."
+    )
+    early_stopping: int = _flag(0, "Stop a phase after this many epochs without a better validation loss. 0: never.")
+    precision: str = _flag(
+        "float32", "Numbers to compute with.", ("float32", "mixed_bfloat16", "mixed_float16")
+    )
+    strategy: str = _flag("auto", "Devices to train on. auto: all GPUs of this machine.", ("auto", "none", "mirrored"))
+    require_gpu: bool = _flag(False, "Fail where no GPU is found, instead of training on the CPU.")
+    seed: int = _flag(0, "Decides initial weights, order and augmentation; 0 or more. The split doesn't depend on it.")
+    deterministic: bool = _flag(False, "Give bit-identical results on the same machine; slower.")
+    run_dir: str | None = _flag(None, "Folder for the results. Default: runs/MODEL-DATA-TIME.")
+    resume: bool = _flag(False, "Go on with the unfinished run in --run_dir, with the flags it was started with.")
+    checkpoint_minutes: float = _flag(10.0, "Minutes between checkpoints for --resume. 0: after every step.")
+    tensorboard: bool = _flag(False, "Write TensorBoard logs to RUN_DIR/tensorboard (needs pip install tensorboard).")
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the backbone starts from weights that were trained before."""
+        return self.weights not in (None, "none")
+
+    @property
+    def parsed_loss_weights(self) -> dict[str, float]:
+        """`loss_weights` as a mapping from head to weight."""
+        return _parse_loss_weights(self.loss_weights)
+
+
+def resolved(config: TrainConfig) -> TrainConfig:
+    """Fills in the defaults that depend on other flags, and checks everything that needs no file.
+
+    Raises:
+        UserError: a value is outside its range, or two flags contradict each other.
+    """
+    spec = models.find(config.model)
+    _check_ranges(config)
+    weights = config.weights if config.weights is not None else "imagenet" if spec.weights else "none"
+    config = dataclasses.replace(config, weights=weights, image_size=config.image_size or spec.image_size)
+    _check_fractions(config)
+    _check_weights(config, spec)
+    _check_loss_weights(config, spec)
+    if config.resume and not config.run_dir:
+        raise UserError("--resume needs the folder of the run to go on with. Pass --run_dir=FOLDER.")
+    return dataclasses.replace(config, learning_rate=config.learning_rate or _default_learning_rate(config))
+
+
+def _default_learning_rate(config: TrainConfig) -> float:
+    if config.freeze:
+        return LEARNING_RATE_HEAD
+    return LEARNING_RATE_FINE_TUNING if config.pretrained else LEARNING_RATE_FROM_SCRATCH
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    for name, (low, high) in _RANGES.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        # Written so that NaN, which compares false with everything, is refused too.
+        if not low <= value <= high or (value == 0 and name in _POSITIVE):
+            least = f"above {low:g}" if name in _POSITIVE else f"at least {low:g}"
+            raise UserError(f"--{name} must be {least} and at most {high:g}. Received: --{name}={value}.")
+    for item in dataclasses.fields(config):
+        choices = item.metadata["choices"]
+        if choices and getattr(config, item.name) not in choices:
+            received = getattr(config, item.name)
+            raise UserError(f"--{item.name} must be one of {', '.join(choices)}. Received: --{item.name}={received}.")
+
+
+def _check_fractions(config: TrainConfig) -> None:
+    total = config.train_fraction + config.val_fraction + config.test_fraction
+    if total > 1 + 1e-9:
+        raise UserError(
+            "--train_fraction, --val_fraction and --test_fraction must add up to at most 1. "
+            f"Received: {config.train_fraction:g} + {config.val_fraction:g} + {config.test_fraction:g} = {total:g}."
+        )
+
+
+def _check_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
+    if config.weights == "imagenet" and spec.weights is None:
+        published = ", ".join(name for name, row in models.REGISTRY.items() if row.weights)
+        raise UserError(
+            f"--weights=imagenet needs a model with published weights: {published}. "
+            f"Received: --model={config.model}. Pass --weights=none, or --weights=PATH to a file of your own."
+        )
+    if config.pretrained and config.weights != "imagenet" and not os.path.isfile(config.weights or ""):
+        raise UserError(
+            "--weights must be imagenet, none, or the path of a weights file. "
+            f"Received: --weights={config.weights}, and there is no such file."
+        )
+    if config.freeze and not config.pretrained:
+        raise UserError(
+            "--freeze trains a new head on a backbone that has learnt something; random weights have not. Received: "
+            f"--freeze with --weights={config.weights} for --model={config.model}. Pass --weights=imagenet or "
+            "--weights=PATH, or leave out --freeze."
+        )
+    if config.fine_tune_epochs and not config.freeze:
+        raise UserError(
+            "--fine_tune_epochs is a second phase after --freeze. Received: "
+            f"--fine_tune_epochs={config.fine_tune_epochs} without --freeze. Pass --freeze, or use --epochs alone."
+        )
+
+
+def _check_loss_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
+    weights = config.parsed_loss_weights
+    if len(spec.heads) > 1 and set(weights) != set(spec.heads):
+        wanted = ",".join(f"{head}=WEIGHT" for head in spec.heads)
+        raise UserError(f"--loss_weights must be {wanted}. Received: --loss_weights={config.loss_weights}.")
+
+
+def _parse_loss_weights(text: str) -> dict[str, float]:
+    pairs = re.findall(r"(\w+)=([0-9.eE+-]+)(?:,|$)", text)
+    try:
+        weights = {name: float(weight) for name, weight in pairs}
+    except ValueError:
+        weights = {}
+    if not weights or ",".join(f"{name}={weight}" for name, weight in pairs) != text or min(weights.values()) < 0:
+        raise UserError(
+            "--loss_weights must be NAME=WEIGHT pairs with a comma between them and weights of 0 or more, such as "
+            f"class=0.7,brightness=0.3. Received: --loss_weights={text}."
+        )
+    return weights

@@ -1,0 +1,74 @@
+"""What a head is trained towards: targets, losses and metrics, one rule for every model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How the outputs of a model are compared with the pictures' labels.
+
+    Attributes:
+        num_classes: 2 or more. Two classes share one logit, above 0 for the second one.
+        heads: names of the outputs: `("class",)`, or `("class", "brightness")`.
+        loss_weights: the share of each head's loss when there are several.
+    """
+
+    num_classes: int
+    heads: tuple[str, ...]
+    loss_weights: dict[str, float]
+
+    def targets(self, pixels: tf.Tensor, labels: tf.Tensor) -> Any:
+        """Targets of a batch, computed from what the model sees: the pixels after augmentation.
+
+        Args:
+            pixels: `(batch, height, width, channels)` in 0-255.
+            labels: `(batch,)` class indices.
+
+        Returns:
+            0 or 1, shape `(batch, 1)`, for two classes; one-hot rows, shape `(batch, num_classes)`, for more; with
+            several heads a dict of them by name.
+        """
+        targets = {"class": self._class_target(labels)}
+        if "brightness" in self.heads:
+            targets["brightness"] = brightness(pixels)
+        return targets["class"] if len(self.heads) == 1 else targets
+
+    def compile_arguments(self) -> dict[str, Any]:
+        """`loss`, `metrics` and `loss_weights` for `keras.Model.compile`, fresh ones at each call."""
+        if len(self.heads) == 1:
+            loss, metrics = self._class_loss()
+            return {"loss": loss, "metrics": metrics}
+        losses = {"class": self._class_loss(), "brightness": _brightness_loss()}
+        return {
+            "loss": {head: losses[head][0] for head in self.heads},
+            "metrics": {head: losses[head][1] for head in self.heads},
+            "loss_weights": {head: self.loss_weights[head] for head in self.heads},
+        }
+
+    def _class_target(self, labels: tf.Tensor) -> tf.Tensor:
+        if self.num_classes == 2:
+            return tf.cast(labels, tf.float32)[:, tf.newaxis]
+        return tf.one_hot(labels, self.num_classes)
+
+    def _class_loss(self) -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:
+        if self.num_classes == 2:
+            # The default threshold of 0.5 is meant for probabilities; of logits it asks for a probability of 0.62.
+            metric = keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")
+            return keras.losses.BinaryCrossentropy(from_logits=True), [metric]
+        metric = keras.metrics.CategoricalAccuracy(name="accuracy")
+        return keras.losses.CategoricalCrossentropy(from_logits=True), [metric]
+
+
+def brightness(pixels: tf.Tensor) -> tf.Tensor:
+    """The mean of all pixels and channels of each picture, scaled from 0-255 to 0-1. Shape `(batch, 1)`."""
+    return tf.reduce_mean(tf.cast(pixels, tf.float32), axis=(1, 2, 3))[:, tf.newaxis] / 255.0
+
+
+def _brightness_loss() -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:
+    return keras.losses.MeanSquaredError(), [keras.metrics.MeanAbsoluteError(name="mae")]
