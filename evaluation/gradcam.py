@@ -1,0 +1,65 @@
+"""Which places of a picture spoke for the answer."""
+
+from __future__ import annotations
+
+import keras
+import matplotlib as mpl
+import numpy as np
+import tensorflow as tf
+
+import models
+
+_BATCH = 8
+
+
+def explain(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
+    """Grad-CAM of each picture for the class at the same place of `classes`.
+
+    Selvaraju et al., Grad-CAM, 2017 (arXiv:1610.02391), equations 1 and 2, on the logits.
+
+    Args:
+        model: made by `models.build` or read from a `.keras` file.
+        pixels: in 0-255, shape `(pictures, height, width, channels)`.
+        classes: indices of the classes to explain; for a single logit 0 or 1.
+
+    Returns:
+        float32 in 0-1, shape `(pictures, height, width)`: 1 where the evidence is strongest, all 0 where nothing spoke
+        for the class; None for a network without convolutions.
+    """
+    name = models.last_convolution(model)
+    if name is None:
+        return None
+    backbone = model.get_layer("backbone")
+    split = keras.Model(backbone.inputs, [backbone.get_layer(name).output, backbone.output])
+    starts = range(0, len(pixels), _BATCH)
+    maps = [_explain_batch(model, split, pixels[i : i + _BATCH], classes[i : i + _BATCH]) for i in starts]
+    return np.concatenate(maps)
+
+
+def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """One picture, uint8 (height, width, channels), with its map of (height, width) in 0-1 laid over it in colour."""
+    grey = np.repeat(pixels.mean(axis=-1, keepdims=True), 3, axis=-1)
+    colours = 255 * mpl.colormaps["inferno"](heat)[..., :3]
+    share = 0.25 + 0.5 * heat[..., np.newaxis]
+    return np.round((1 - share) * grey + share * colours).astype(np.uint8)
+
+
+def _explain_batch(model: keras.Model, split: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    preprocessed = model.get_layer("preprocessing")(tf.convert_to_tensor(pixels))
+    with tf.GradientTape() as tape:
+        # A frozen backbone has no trainable variable, and then nothing would be recorded without this.
+        tape.watch(preprocessed)
+        maps, features = split(preprocessed, training=False)
+        evidence = _evidence(model.get_layer("head")(features, training=False), classes)
+    gradients = tf.cast(tape.gradient(evidence, maps), tf.float32)
+    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
+    heat = tf.nn.relu(tf.reduce_sum(weights * tf.cast(maps, tf.float32), axis=-1, keepdims=True))
+    heat /= tf.maximum(tf.reduce_max(heat, axis=(1, 2, 3), keepdims=True), keras.config.epsilon())
+    return tf.image.resize(heat, pixels.shape[1:3])[..., 0].numpy()
+
+
+def _evidence(logits: tf.Tensor, classes: np.ndarray) -> tf.Tensor:
+    """The logit of each picture's class; a single logit speaks for class 1 and its negative for class 0."""
+    if logits.shape[-1] == 1:
+        return logits[:, 0] * tf.constant(2.0 * classes - 1.0, logits.dtype)
+    return tf.gather(logits, classes, batch_dims=1)

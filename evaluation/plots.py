@@ -1,0 +1,211 @@
+"""The report's plots. Each has a title, named axes with units, and says what is good; colours are the palette's only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn import metrics as sk
+
+from evaluation.calibration import BINS, bins
+from training.curves import BLUE, FAINT, GREEN, INK, ORANGE, PAPER, STYLE
+
+_WIDTH = 5.2
+_SQUARE = (_WIDTH, 4.6)
+_LONGEST_NAME = 18
+
+# From here on the counts in the cells, then the names of single bars, can't be read any more.
+_MOST_COUNTED_CLASSES = 15
+_MOST_NAMED_BARS = 40
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draws under the shared style, whatever the caller's own is."""
+
+    @wraps(draw)
+    def drawn(*args, **kwargs) -> Figure:
+        with mpl.rc_context({**STYLE, "text.parse_math": False}):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+@styled
+def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+    """Rows are labels, columns predictions; right answers blue, wrong ones orange, stronger for more of the row."""
+    classes = len(class_names)
+    side = float(np.clip(0.42 * classes + 2.2, 4.4, 11))
+    figure = Figure(figsize=(side, side))
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    for row, column in zip(*np.nonzero(confusion), strict=True):
+        _draw_cell(axes, row, column, shares[row, column])
+        if classes <= _MOST_COUNTED_CLASSES:
+            colour = PAPER if shares[row, column] > 0.5 else INK
+            size = 15 if classes <= 4 else 9
+            axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=colour, fontsize=size)
+    size = float(np.clip(520 / classes / 1.3, 4.5, 10))
+    axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), aspect="equal")
+    axes.set_xticks(range(classes), [_short(name) for name in class_names], rotation=90 if classes > 4 else 0, fontsize=size)
+    axes.set_yticks(range(classes), [_short(name) for name in class_names], fontsize=size)
+    axes.grid(False)
+    axes.set_title("Confusion matrix: what was taken for what", loc="left", pad=12)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("label (pictures)" if classes <= _MOST_COUNTED_CLASSES else "label")
+    return figure
+
+
+@styled
+def roc(labels: np.ndarray, scores: np.ndarray, positive: str) -> Figure:
+    """Hits against false alarms over all thresholds; `scores` are probabilities of class 1, named `positive`."""
+    false_alarms, hits, _ = sk.roc_curve(labels, scores)
+    figure, axes = _square()
+    axes.plot(false_alarms, hits, color=BLUE, drawstyle="steps-post", label="this model")
+    axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="guessing")
+    answered = scores > 0.5
+    point = (answered[labels == 0].mean(), answered[labels == 1].mean())
+    axes.plot(*point, "o", color=ORANGE, label="at probability 0.5")
+    axes.set_title(f"ROC: area under the curve {sk.roc_auc_score(labels, scores):.3f} (1 is perfect)", loc="left")
+    axes.set_xlabel(f'others wrongly called "{_short(positive)}"')
+    axes.set_ylabel(f'"{_short(positive)}" found')
+    axes.legend(loc="lower right")
+    return figure
+
+
+@styled
+def precision_recall(labels: np.ndarray, scores: np.ndarray, positive: str) -> Figure:
+    """Precision against recall over all thresholds (arguments as in `roc`)."""
+    precision, recall, _ = sk.precision_recall_curve(labels, scores, drop_intermediate=True)
+    figure, axes = _square()
+    axes.plot(recall, precision, color=BLUE, drawstyle="steps-post", label="this model")
+    axes.axhline(labels.mean(), color=FAINT, linestyle="--", label="guessing")
+    answered = scores > 0.5
+    if answered.any():
+        point = (answered[labels == 1].mean(), (labels[answered] == 1).mean())
+        axes.plot(*point, "o", color=ORANGE, label="at probability 0.5")
+    axes.set_title(f"Precision and recall: average precision {sk.average_precision_score(labels, scores):.3f}", loc="left")
+    axes.set_xlabel(f'recall: "{_short(positive)}" found')
+    axes.set_ylabel(f'precision: right when saying "{_short(positive)}"')
+    axes.legend(loc="lower left")
+    return figure
+
+
+@styled
+def reliability(labels: np.ndarray, before: np.ndarray, after: np.ndarray | None) -> Figure:
+    """How often the model is right against how sure it is, before and after temperature scaling (None: not fitted)."""
+    figure = Figure(figsize=(_WIDTH, 5.6))
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color=FAINT, linestyle=":", label="as sure as right")
+    _draw_reliability(top, labels, before, "as trained", "-", BLUE)
+    if after is not None:
+        _draw_reliability(top, labels, after, "temperature-scaled", "--", ORANGE)
+    bottom.hist(before.max(axis=1), bins=BINS, range=(0, 1), color=BLUE, alpha=0.8)
+    # The most probable of two classes has a half at least.
+    top.set(ylim=(0, 1.04), ylabel="right (share of pictures)", xlim=(1 / before.shape[1] - 0.02, 1.02))
+    top.set_title("Reliability: does 90 % sure mean 90 % right?", loc="left")
+    top.legend(loc="upper left")
+    bottom.set(xlabel="confidence (probability of the answer)", ylabel="pictures")
+    bottom.xaxis.set_major_formatter(PercentFormatter(1))
+    top.yaxis.set_major_formatter(PercentFormatter(1))
+    bottom.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+    return figure
+
+
+@styled
+def brightness(targets: np.ndarray, estimates: np.ndarray) -> Figure:
+    """Estimated against measured brightness, both 0-1, a point a picture."""
+    figure, axes = _square(percent=False)
+    axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="perfect")
+    axes.plot(targets, estimates, ".", color=BLUE, alpha=0.5, markersize=4, label="a picture")
+    axes.set_title("Brightness: estimate against measurement", loc="left")
+    axes.set_xlabel("measured mean brightness (0 black, 1 white)")
+    axes.set_ylabel("estimated brightness")
+    axes.legend(loc="upper left")
+    return figure
+
+
+@styled
+def class_counts(counts: dict[str, np.ndarray], class_names: tuple[str, ...]) -> Figure:
+    """Pictures of each class in each part, largest class on top; `counts` maps a part's name to counts by class."""
+    order = np.argsort(-sum(counts.values()), kind="stable")
+    named = len(class_names) <= _MOST_NAMED_BARS
+    figure = Figure(figsize=(_WIDTH, 1.6 + (0.24 * len(class_names) if named else 3.6)))
+    axes = figure.subplots()
+    left = np.zeros(len(class_names))
+    for (part, values), colour in zip(counts.items(), (BLUE, ORANGE, GREEN), strict=False):
+        axes.barh(range(len(order)), values[order], left=left, color=colour, label=part, height=0.75 if named else 1)
+        left = left + values[order]
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(order)) if named else [], [_short(class_names[i]) for i in order] if named else [])
+    axes.set_title("Pictures of each class", loc="left", pad=26)
+    axes.set_xlabel("pictures")
+    axes.set_ylabel("class" if named else f"{len(order)} classes, largest first")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    return figure
+
+
+@styled
+def sizes(widths: np.ndarray, heights: np.ndarray, image_size: int) -> Figure:
+    """Width and height of the picture files in px, with the square that the network sees."""
+    figure = Figure(figsize=_SQUARE)
+    axes = figure.subplots()
+    axes.plot(widths, heights, ".", color=BLUE, alpha=0.35, markersize=4, label="a picture file")
+    axes.plot([image_size], [image_size], "s", color=ORANGE, label=f"what the network sees: {image_size} px")
+    longest = 1.08 * max(widths.max(), heights.max(), image_size)
+    axes.set(xlim=(0, longest), ylim=(0, longest), xlabel="width (px)", ylabel="height (px)")
+    axes.set_title("Sizes of the picture files", loc="left", pad=42)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    return figure
+
+
+@styled
+def accuracies(names: list[str], accuracy: list[float], low: list[float], high: list[float]) -> Figure:
+    """Runs side by side: accuracy with its 95 % interval."""
+    figure = Figure(figsize=(7, 1.4 + 0.4 * len(names)))
+    axes = figure.subplots()
+    rows = range(len(names))
+    errors = [np.subtract(accuracy, low), np.subtract(high, accuracy)]
+    axes.errorbar(accuracy, rows, xerr=errors, fmt="o", color=BLUE, capsize=4)
+    axes.set_yticks(rows, [_short(name, 32) for name in names])
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="test accuracy with its 95 % interval")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_title("Accuracy: intervals that hardly overlap tell the runs apart", loc="left")
+    return figure
+
+
+def _square(percent: bool = True) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SQUARE)
+    axes = figure.subplots()
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
+    if percent:
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure, axes
+
+
+def _draw_cell(axes: Axes, row: int, column: int, share: float) -> None:
+    """A single confused picture among hundreds must still be seen, hence the root."""
+    colour = BLUE if row == column else ORANGE
+    alpha = 0.12 + 0.88 * (share if row == column else share**0.5)
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=alpha, linewidth=0))
+
+
+def _draw_reliability(axes: Axes, labels: np.ndarray, probabilities: np.ndarray, name: str, form: str, colour: str) -> None:
+    """A larger dot stands for more pictures: a small one far from the diagonal proves little."""
+    filled = bins(labels, probabilities)
+    confidence, accuracy = [bin.confidence for bin in filled], [bin.accuracy for bin in filled]
+    axes.plot(confidence, accuracy, form, color=colour, label=name, linewidth=1)
+    areas = [12 + 160 * bin.pictures / len(labels) for bin in filled]
+    axes.scatter(confidence, accuracy, areas, color=colour, alpha=0.8, linewidths=0)
+
+
+def _short(name: str, longest: int = _LONGEST_NAME) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
