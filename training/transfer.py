@@ -1,0 +1,50 @@
+"""The phases of a training: a new head on a frozen backbone, then everything at a small step size, or all at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+
+from models import freezing
+from training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One `fit`.
+
+    Attributes:
+        name: `head` (backbone frozen), `fine_tune` (everything, after `head`), or `all` (everything from the start).
+        first_epoch: index of its first epoch, counted over all phases.
+        last_epoch: index of the epoch to stop before.
+        learning_rate: step size of Adam.
+    """
+
+    name: str
+    first_epoch: int
+    last_epoch: int
+    learning_rate: float
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the backbone keeps its weights and statistics."""
+        return self.name == "head"
+
+
+def phases(config: TrainConfig) -> list[Phase]:
+    """The phases that the flags ask for, in order."""
+    name = "head" if config.freeze else "all"
+    first = Phase(name, 0, config.epochs, config.learning_rate or 0.0)
+    if not config.fine_tune_epochs:
+        return [first]
+    last_epoch = config.epochs + config.fine_tune_epochs
+    return [first, Phase("fine_tune", config.epochs, last_epoch, config.fine_tune_learning_rate)]
+
+
+def enter(model: keras.Model, phase: Phase) -> None:
+    """Freezes or unfreezes the backbone. Compile afterwards: Keras ignores a change of `trainable` until then."""
+    if phase.is_frozen:
+        freezing.freeze_backbone(model)
+    else:
+        freezing.unfreeze_backbone(model)
