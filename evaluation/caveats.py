@@ -1,0 +1,69 @@
+"""What a reader must know before believing a number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Half the width of the 95 % interval that a claim about accuracy should have at most, as a fraction.
+LARGEST_DOUBT = 0.025
+_FEWEST_OF_A_CLASS = 20
+_LISTED = 5
+
+
+def of_metrics(model: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
+    """Sentences about a test part that is too small for the claim (arguments as `metrics.classification` gives them)."""
+    return [
+        *_on_size(model),
+        *_on_baseline(model, baseline),
+        *_on_classes([(row["name"], row["support"]) for row in model["classes"]]),
+    ]
+
+
+def of_duplicates(pairs: int, tested: int, trained: int, all_trained: int) -> list[str]:
+    """A sentence when pictures of the test part stand in training too."""
+    if not pairs:
+        return []
+    checked = "" if trained == all_trained else f" (compared with {trained:,} of the {all_trained:,} training pictures)"
+    return [
+        f"{pairs:,} of {tested:,} test pictures {'is' if pairs == 1 else 'are'} identical or nearly identical to a "
+        f"training picture{checked}. The model may know them by heart: see the pairs below, and remove the copies."
+    ]
+
+
+def pictures_for(accuracy: float, doubt: float) -> int:
+    """How many pictures narrow the 95 % interval of this accuracy to ± `doubt` (normal approximation)."""
+    # Nobody's true accuracy is known to be 1, and its variance of 0 would ask for no pictures at all.
+    spread = max(accuracy * (1 - accuracy), 0.01)
+    return round(1.96**2 * spread / doubt**2)
+
+
+def _on_size(model: dict[str, Any]) -> list[str]:
+    low, high = model["accuracy_low"], model["accuracy_high"]
+    if (high - low) / 2 <= LARGEST_DOUBT:
+        return []
+    wanted = max(pictures_for(model["accuracy"], LARGEST_DOUBT), model["pictures"] + 1)
+    return [
+        f"The test part is small: from {model['pictures']:,} pictures the accuracy is only known to lie between "
+        f"{100 * low:.1f} and {100 * high:.1f} %. About {wanted:,} pictures would give ±{100 * LARGEST_DOUBT:g} points."
+    ]
+
+
+def _on_baseline(model: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
+    if model["accuracy_low"] > baseline["accuracy"]:
+        return []
+    return [
+        f"The model is not shown to be better than always answering “{baseline['class']}”, which is right "
+        f"for {100 * baseline['accuracy']:.1f} % of these pictures."
+    ]
+
+
+def _on_classes(supports: list[tuple[str, int]]) -> list[str]:
+    few = [(name, support) for name, support in supports if support < _FEWEST_OF_A_CLASS]
+    if not few:
+        return []
+    named = ", ".join(f"{name} ({support})" for name, support in few[:_LISTED])
+    more = f" and {len(few) - _LISTED} more classes" if len(few) > _LISTED else ""
+    return [
+        f"Fewer than {_FEWEST_OF_A_CLASS} test pictures of {named}{more}: what is said of "
+        f"{'this class' if len(few) == 1 else 'these classes'} alone is hardly more than an anecdote."
+    ]

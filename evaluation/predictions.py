@@ -1,0 +1,162 @@
+"""What a trained model says about pictures: the one pass over them that every number and plot of the report shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.special import expit, softmax
+
+from data.pipeline import Files, ordered_batches, steps_per_epoch
+from data.progress import progress
+from errors import UserError
+from training.objective import brightness
+
+_RETURNED = ("probabilities", "brightness")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers to the pictures of one part, in its order.
+
+    Attributes:
+        labels: int64 class indices, shape `(pictures,)`.
+        probabilities: float64 in 0-1, shape `(pictures, classes)`, two columns for two classes.
+        brightness: the second head's estimates in 0-1, shape `(pictures,)`; None for a model without it.
+        brightness_targets: the measured mean brightness in 0-1, beside it.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    brightness: np.ndarray | None = None
+    brightness_targets: np.ndarray | None = None
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Index of the most probable class of each picture; the first one where two are equal."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the predicted class, in 0-1."""
+        return self.probabilities.max(axis=1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the prediction is the label."""
+        return self.predicted == self.labels
+
+
+Answers = dict[str, np.ndarray]
+Predictor = Callable[[Files, int, str], Predictions]
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Probabilities in float64, shape `(batch, classes)`, from logits `(batch, 1)` or `(batch, classes)`."""
+    logits = np.asarray(logits, np.float64)
+    if logits.shape[1] == 1:
+        return np.concatenate([expit(-logits), expit(logits)], axis=1)
+    return softmax(logits, axis=1)
+
+
+def answering(model: keras.Model) -> Callable[[np.ndarray | tf.Tensor], Answers]:
+    """A function from pixels (batch, height, width, channels) in 0-255 to `probabilities` and maybe `brightness`."""
+    call = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
+
+    def answer(pixels: np.ndarray | tf.Tensor) -> Answers:
+        outputs = call(tf.convert_to_tensor(pixels))
+        heads = outputs if isinstance(outputs, dict) else {"class": outputs}
+        answers = {"probabilities": probabilities(heads["class"].numpy())}
+        if "brightness" in heads:
+            answers["brightness"] = heads["brightness"].numpy()[:, 0].astype(np.float64)
+        return answers
+
+    return answer
+
+
+def from_model(model: keras.Model) -> Predictor:
+    """Predicts with a Keras model, from the same pixels that training sees."""
+    answer = answering(model)
+
+    def predict(files: Files, batch_size: int, title: str) -> Predictions:
+        batches = _pixels(files, batch_size, title)
+        return _collect(files, ({**answer(pixels), "targets": _brightness(pixels)} for pixels in batches))
+
+    return predict
+
+
+def from_saved_model(folder: str, class_names: tuple[str, ...]) -> Predictor:
+    """Predicts with the SavedModel itself: encoded files in, as a server gets them.
+
+    Raises:
+        UserError: `folder` holds no SavedModel of this project, or one of other classes.
+    """
+    serve = _load_signature(folder)
+
+    def predict(files: Files, batch_size: int, title: str) -> Predictions:
+        batches = _pixels(files, batch_size, title)
+        answers = (_serve_batch(serve, files, i * batch_size, pixels) for i, pixels in enumerate(batches))
+        predictions = _collect(files, _checked(answers, class_names, folder))
+        return predictions
+
+    return predict
+
+
+def _pixels(files: Files, batch_size: int, title: str) -> Iterable[tf.Tensor]:
+    batches = ordered_batches(files, batch_size)
+    return (pixels for pixels, _ in progress(batches, steps_per_epoch(files, batch_size), f"{title} (batches)"))
+
+
+def _brightness(pixels: tf.Tensor) -> np.ndarray:
+    return brightness(pixels).numpy()[:, 0].astype(np.float64)
+
+
+def _collect(files: Files, batches: Iterable[Answers]) -> Predictions:
+    """Keeps the answers only, so that memory doesn't grow with the pictures."""
+    parts = list(batches)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if "brightness" not in columns:
+        return Predictions(files.source.labels, columns["probabilities"])
+    return Predictions(files.source.labels, columns["probabilities"], columns["brightness"], columns["targets"])
+
+
+def _load_signature(folder: str) -> Callable:
+    if not tf.saved_model.contains_saved_model(folder):
+        raise UserError(
+            f"--export must be a SavedModel that export.py has written, or a folder of its versions 1, 2, ... "
+            f"Received: --export={folder}. Run export.py first."
+        )
+    loaded = tf.saved_model.load(folder)
+    serve = loaded.signatures.get("serving_default")
+    if serve is None or "image_bytes" not in serve.structured_input_signature[1]:
+        raise UserError(f"The SavedModel in {folder} must take image_bytes in serving_default. Export the run again.")
+    # The signature's variables live as long as the object that it was loaded with.
+    serve.loaded = loaded
+    return serve
+
+
+def newest_version(folder: str) -> str:
+    """`folder`, or its largest version where it holds numbered ones as TensorFlow Serving expects them."""
+    versions = [int(name) for name in os.listdir(folder) if name.isdecimal()] if os.path.isdir(folder) else []
+    return os.path.join(folder, str(max(versions))) if versions else folder
+
+
+def _serve_batch(serve: Callable, files: Files, start: int, pixels: tf.Tensor) -> Answers:
+    encoded = [files.source.encoded(i) for i in range(start, start + len(pixels))]
+    answers = {name: value.numpy() for name, value in serve(image_bytes=tf.constant(encoded)).items()}
+    return {**answers, "targets": _brightness(pixels)}
+
+
+def _checked(batches: Iterable[Answers], class_names: tuple[str, ...], folder: str) -> Iterable[Answers]:
+    """A SavedModel of another run would answer too, in other classes."""
+    for answers in batches:
+        found = np.asarray(answers["probabilities"], np.float64)
+        said = [label.decode("utf-8", "surrogateescape") for label in answers["label"].ravel()]
+        expected = [class_names[i] for i in found.argmax(axis=1)] if found.shape[1] == len(class_names) else []
+        if said != expected:
+            raise UserError(f"The SavedModel in {folder} must have the classes of this run: {', '.join(class_names)}.")
+        yield {name: answers[name].astype(np.float64) for name in (*_RETURNED, "targets") if name in answers}
