@@ -1,0 +1,69 @@
+"""Publishes the trained model of a run: as the next SavedModel version for TensorFlow Serving, or as one file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from absl import app, flags
+
+import errors
+
+if TYPE_CHECKING:
+    from training.run import Run
+
+_RUN = flags.DEFINE_string("run", None, "Folder of the run that train.py has written, such as runs/NAME.")
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "saved_model",
+    ["saved_model", "tflite", "onnx"],
+    "saved_model: EXPORT_DIR/VERSION/ for TensorFlow Serving, takes encoded pictures and gives labels. "
+    "tflite, onnx: EXPORT_DIR/model.tflite or model.onnx, takes pixels in 0-255 and gives logits.",
+)
+_EXPORT_DIR = flags.DEFINE_string(
+    "export_dir", None, "Folder of the versions, which a server watches. Default: RUN/export."
+)
+_VERSION = flags.DEFINE_integer("version", None, "Version number to take, at least 1. Default: the next one.")
+_KEEP_VERSIONS = flags.DEFINE_integer(
+    "keep_versions", 0, "How many of the highest version numbers to keep; older ones are removed. 0: all."
+)
+flags.mark_flag_as_required("run")
+
+
+@errors.exits_with_message
+def main(argv: list[str]) -> None:
+    """Reads the flags and exports."""
+    if argv[1:]:
+        raise errors.UserError(f"Only flags are understood. Received: {' '.join(argv[1:])}. See --help.")
+    if _FORMAT.value != "saved_model" and (_VERSION.value is not None or _KEEP_VERSIONS.value):
+        raise errors.UserError(
+            f"--version and --keep_versions belong to --format=saved_model. Received: --format={_FORMAT.value}."
+        )
+    # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
+    from training.run import Run
+
+    run = Run.open(_RUN.value or "")
+    if _FORMAT.value == "saved_model":
+        _publish(run)
+    else:
+        from serving import other_formats
+
+        print(f"Wrote {other_formats.export(run, _FORMAT.value, _EXPORT_DIR.value)}")
+
+
+def _publish(run: Run) -> None:
+    from serving.export import SERVER_VERSION, export_run
+
+    path = export_run(run, base=_EXPORT_DIR.value, version=_VERSION.value, keep_versions=_KEEP_VERSIONS.value)
+    base, number = os.path.split(os.path.abspath(path))
+    print(
+        f"Published version {number} of {run.config.model} ({len(run.class_names)} classes) in {base}\n"
+        f"Serve it with TensorFlow Serving {SERVER_VERSION}:\n"
+        f"  MODEL_DIR={base} docker compose -f serving/docker-compose.yml up\n"
+        "Ask it:\n"
+        "  python -m serving.client --server=localhost:8500 photos/"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

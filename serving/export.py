@@ -1,0 +1,119 @@
+"""From a Keras model to a SavedModel that TensorFlow Serving runs."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import keras
+from tensorflow.core.protobuf import saved_model_pb2
+
+import models
+from data.scan import printable
+from errors import UserError
+from serving import warmup
+from serving.metadata import Metadata
+from serving.publish import publish
+from serving.signatures import Signatures
+from training.run import Run
+
+SERVER_VERSION = "2.20"
+METADATA_FILE = os.path.join("assets.extra", "metadata.json")
+_SERVER_OPS = pathlib.Path(__file__).with_name("ops_tensorflow_2_20.txt")
+
+
+def export_run(run: Run, *, base: str | None = None, version: int | None = None, keep_versions: int = 0) -> str:
+    """Publishes the best model of `run` as the next version in `base`, and returns the version's path.
+
+    Args:
+        run: a run that has finished an epoch at least.
+        base: the folder of the versions; None for `export` in the run's folder.
+        version: the number to take; None for the next one.
+        keep_versions: how many of the highest numbers stay; 0 for all.
+
+    Raises:
+        UserError: the run has no model yet, or `base` can't be written to; see `publish`.
+    """
+    model, about = run.load_model(), describe(run)
+    base = base or run.file("export")
+    return publish(lambda folder: save(model, folder, about), base, version=version, keep_versions=keep_versions)
+
+
+def describe(run: Run) -> Metadata:
+    """What clients of the run's model can ask for."""
+    spec = models.find(run.config.model)
+    known = run.details()
+    details: dict[str, Any] = {
+        name: known[name] for name in ("versions", "git_commit", "seed", "parameters") if name in known
+    }
+    return Metadata(
+        model=run.config.model,
+        class_names=tuple(printable(name) for name in run.class_names),
+        image_size=run.config.image_size or spec.image_size,
+        channels=spec.channels,
+        heads=spec.heads,
+        run=printable(os.path.basename(os.path.abspath(run.path))),
+        details={**details, "data": printable(run.config.data), "test": run.test_metrics()},
+    )
+
+
+def save(model: keras.Model, folder: str, metadata: Metadata) -> None:
+    """Writes the SavedModel of `model` to the new folder `folder`, for inference only, with warm-up requests.
+
+    Args:
+        model: takes pixels in 0-255 (batch, image_size, image_size, channels) and gives logits, or a dict of `class`
+            logits and `brightness`.
+        folder: doesn't exist yet.
+        metadata: the class names in the order of the logits, the size of the input, and where the model comes from.
+
+    Raises:
+        UserError: names and logits don't fit, or the graph holds an operation that the server doesn't know.
+    """
+    _check_classes(model, metadata)
+    signatures = Signatures(model, metadata)
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    for name, spec in signatures.specs().items():
+        archive.add_endpoint(name, getattr(signatures, name), input_signature=spec)
+    archive.write_out(folder, verbose=False)
+    check_ops(folder)
+    os.makedirs(os.path.join(folder, "assets.extra"), exist_ok=True)
+    pathlib.Path(folder, METADATA_FILE).write_text(metadata.to_json() + "\n", encoding="utf-8")
+    warmup.write(folder, metadata)
+
+
+def check_ops(folder: str) -> None:
+    """Raises `UserError` when the SavedModel in `folder` uses an operation that the server's TensorFlow lacks."""
+    unknown = sorted(graph_ops(folder) - set(_SERVER_OPS.read_text(encoding="utf-8").split()))
+    if unknown:
+        raise UserError(
+            f"The model must use only operations that TensorFlow {SERVER_VERSION} knows, or TensorFlow Serving "
+            f"{SERVER_VERSION} can't load it. Received: {', '.join(unknown)}. Replace the layers that use them."
+        )
+
+
+def graph_ops(folder: str) -> set[str]:
+    """The names of all operations in the SavedModel's graph and its functions, except calls of its own functions."""
+    saved = saved_model_pb2.SavedModel.FromString(pathlib.Path(folder, "saved_model.pb").read_bytes())
+    ops = set()
+    for meta_graph in saved.meta_graphs:
+        functions = meta_graph.graph_def.library.function
+        nodes = [*meta_graph.graph_def.node, *(node for function in functions for node in function.node_def)]
+        ops |= {node.op for node in nodes} - {function.signature.name for function in functions}
+    return ops
+
+
+def _check_classes(model: keras.Model, metadata: Metadata) -> None:
+    size, channels = metadata.image_size, metadata.channels
+    logits = model.compute_output_spec(keras.KerasTensor((1, size, size, channels)), training=False)
+    heads = tuple(logits) if isinstance(logits, dict) else ("class",)
+    if isinstance(logits, dict):
+        logits = logits["class"]
+    expected = 1 if len(metadata.class_names) == 2 else len(metadata.class_names)
+    if set(heads) != set(metadata.heads) or logits.shape[-1] != expected or len(metadata.class_names) < 2:
+        raise UserError(
+            f"A model for {len(metadata.class_names)} classes with the heads {', '.join(metadata.heads)} must give "
+            f"{expected} logits (one for two classes, else one a class). "
+            f"Received: {logits.shape[-1]} logits and the heads {', '.join(heads)}. Check labels.txt against the model."
+        )

@@ -1,0 +1,83 @@
+"""The functions that a server calls: encoded pictures or pixels in, labels and probabilities out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from serving.guard import decode_batch
+from serving.metadata import Metadata
+
+_Row = dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Signatures:
+    """The endpoints of one model. Every input and output has a batch dimension, which server-side batching needs."""
+
+    model: keras.Model
+    about: Metadata
+
+    def serving_default(self, image_bytes: tf.Tensor) -> _Row:
+        """Answers encoded pictures, each on its own row, whatever the others hold.
+
+        Args:
+            image_bytes: strings (batch,), each a JPEG, PNG, GIF (first frame) or BMP file of at most 100 megapixels.
+
+        Returns:
+            The outputs of `pixels`, and `error`, strings (batch,). A row with an error has an empty label and zeros.
+        """
+        size, channels = self.about.image_size, self.about.channels
+        pixels, error = decode_batch(image_bytes, size, channels)
+        good = error == ""
+        row = {name: _where(good, values) for name, values in self.pixels(pixels).items()}
+        return {**row, "error": error}
+
+    def pixels(self, pixels: tf.Tensor) -> _Row:
+        """Answers decoded pictures.
+
+        Args:
+            pixels: uint8 (batch, image_size, image_size, channels) in 0-255.
+
+        Returns:
+            `label` (batch,) the likeliest class's name, `score` (batch,) its probability, `probabilities`
+            (batch, classes) in the order of the class names; two heads: also `brightness` (batch,) in 0-1.
+        """
+        logits = self.model(tf.cast(pixels, tf.float32), training=False)
+        row = {}
+        if isinstance(logits, dict):
+            row["brightness"] = tf.squeeze(logits["brightness"], axis=-1)
+            logits = logits["class"]
+        probabilities = to_probabilities(logits)
+        names = tf.constant(self.about.class_names)
+        label = tf.gather(names, tf.argmax(probabilities, axis=-1))
+        return {"label": label, "score": tf.reduce_max(probabilities, -1), "probabilities": probabilities, **row}
+
+    def metadata(self, request: tf.Tensor) -> _Row:
+        """The metadata as JSON, once for each element of `request`, strings (batch,) that aren't looked at."""
+        return {"metadata": tf.fill(tf.shape(request), self.about.to_json())}
+
+    def specs(self) -> dict[str, list[tf.TensorSpec]]:
+        """The input of each endpoint."""
+        size, channels = self.about.image_size, self.about.channels
+        return {
+            "serving_default": [tf.TensorSpec((None,), tf.string, "image_bytes")],
+            "pixels": [tf.TensorSpec((None, size, size, channels), tf.uint8, "pixels")],
+            "metadata": [tf.TensorSpec((None,), tf.string, "request")],
+        }
+
+
+def to_probabilities(logits: tf.Tensor) -> tf.Tensor:
+    """Logits (batch, 1), positive for class 1, or (batch, classes) -> float32 probabilities (batch, classes)."""
+    logits = tf.cast(logits, tf.float32)
+    if logits.shape[-1] == 1:
+        return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
+    return tf.nn.softmax(logits)
+
+
+def _where(good: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    shape = tf.concat([tf.shape(good), tf.ones(tf.rank(values) - 1, tf.int32)], axis=0)
+    blank = tf.zeros((), values.dtype) if values.dtype != tf.string else tf.constant("")
+    return tf.where(tf.reshape(good, shape), values, blank)

@@ -1,0 +1,100 @@
+"""The messages of TensorFlow Serving's gRPC interface, as few as the client and the warm-up file need.
+
+Same field numbers as in `tensorflow_serving/apis/{predict,model,prediction_log,get_model_status}.proto` and
+`tensorflow/core/framework/{tensor,tensor_shape}.proto`, so the bytes are the same, but without
+`tensorflow-serving-api`: a client machine needs only grpcio and protobuf, and starts at once instead of after the
+seconds that importing TensorFlow takes. Tests compare them with the published messages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+
+_Field = descriptor_pb2.FieldDescriptorProto
+_SCALARS = {
+    "int32": _Field.TYPE_INT32,
+    "int64": _Field.TYPE_INT64,
+    "string": _Field.TYPE_STRING,
+    "bytes": _Field.TYPE_BYTES,
+    "float": _Field.TYPE_FLOAT,
+}
+# message -> field -> (number, type); `*` marks a repeated field, `map` one from strings to the type.
+_MESSAGES = {
+    "Dim": {"size": (1, "int64")},
+    "Shape": {"dim": (2, "*Dim")},
+    "Tensor": {
+        "dtype": (1, "int32"),
+        "tensor_shape": (2, "Shape"),
+        "tensor_content": (4, "bytes"),
+        "float_val": (5, "*float"),
+        "string_val": (8, "*bytes"),
+    },
+    "Version": {"value": (1, "int64")},
+    "ModelSpec": {
+        "name": (1, "string"),
+        "version": (2, "Version"),
+        "signature_name": (3, "string"),
+        "version_label": (4, "string"),
+    },
+    "PredictRequest": {"model_spec": (1, "ModelSpec"), "inputs": (2, "map Tensor")},
+    "PredictResponse": {"outputs": (1, "map Tensor"), "model_spec": (2, "ModelSpec")},
+    "PredictLog": {"request": (1, "PredictRequest")},
+    "PredictionLog": {"predict_log": (6, "PredictLog")},
+    "StatusRequest": {"model_spec": (1, "ModelSpec")},
+    "VersionStatus": {"version": (1, "int64"), "state": (2, "int32")},
+    "StatusResponse": {"model_version_status": (1, "*VersionStatus")},
+}
+FLOAT, UINT8, STRING = 1, 4, 7
+AVAILABLE = 30
+
+
+def _field(message: Any, name: str, number: int, kind: str) -> None:
+    is_map = kind.startswith("map ")
+    field = message.field.add(name=name, number=number)
+    field.label = _Field.LABEL_REPEATED if is_map or kind.startswith("*") else _Field.LABEL_OPTIONAL
+    kind = kind.removeprefix("*")
+    if is_map:
+        entry = message.nested_type.add(name=f"{name.title()}Entry")
+        entry.options.map_entry = True
+        _field(entry, "key", 1, "string")
+        _field(entry, "value", 2, kind.removeprefix("map "))
+        kind = f"{message.name}.{entry.name}"
+    field.type = _SCALARS.get(kind, _Field.TYPE_MESSAGE)
+    if kind not in _SCALARS:
+        field.type_name = f".darkroom.{kind}"
+
+
+def _classes() -> dict[str, Any]:
+    file = descriptor_pb2.FileDescriptorProto(name="darkroom.proto", package="darkroom", syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field, (number, kind) in fields.items():
+            _field(message, field, number, kind)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"darkroom.{name}")) for name in _MESSAGES}
+
+
+_CLASSES = _classes()
+PredictRequest = _CLASSES["PredictRequest"]
+PredictResponse = _CLASSES["PredictResponse"]
+PredictionLog = _CLASSES["PredictionLog"]
+StatusRequest = _CLASSES["StatusRequest"]
+StatusResponse = _CLASSES["StatusResponse"]
+
+
+def predict_request(model: str, signature: str, name: str, values: list[bytes]) -> Any:
+    """A PredictRequest that gives `signature` the strings `values`, shape (batch,), as its input `name`."""
+    request = PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    tensor = request.inputs[name]
+    tensor.dtype = STRING
+    tensor.tensor_shape.dim.add(size=len(values))
+    tensor.string_val.extend(values)
+    return request
