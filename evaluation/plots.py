@@ -71,7 +71,7 @@ def roc(labels: np.ndarray, scores: np.ndarray, positive: str) -> Figure:
     answered = scores > 0.5
     point = (answered[labels == 0].mean(), answered[labels == 1].mean())
     axes.plot(*point, "o", color=ORANGE, label="at probability 0.5")
-    axes.set_title(f"ROC: area under the curve {sk.roc_auc_score(labels, scores):.3f} (1 is perfect)", loc="left")
+    axes.set_title("ROC: hits against false alarms", loc="left")
     axes.set_xlabel(f'others wrongly called "{_short(positive)}"')
     axes.set_ylabel(f'"{_short(positive)}" found')
     axes.legend(loc="lower right")
@@ -89,7 +89,7 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray, positive: str) -> F
     if answered.any():
         point = (answered[labels == 1].mean(), (labels[answered] == 1).mean())
         axes.plot(*point, "o", color=ORANGE, label="at probability 0.5")
-    axes.set_title(f"Precision and recall: average precision {sk.average_precision_score(labels, scores):.3f}", loc="left")
+    axes.set_title("Precision against recall", loc="left")
     axes.set_xlabel(f'recall: "{_short(positive)}" found')
     axes.set_ylabel(f'precision: right when saying "{_short(positive)}"')
     axes.legend(loc="lower left")

@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import expit, softmax
 
-from data.pipeline import Files, ordered_batches, steps_per_epoch
 from data.progress import progress
+from data.scan import printable
 from errors import UserError
 from training.objective import brightness
+from training.run import Part
 
 _RETURNED = ("probabilities", "brightness")
 
@@ -52,7 +53,7 @@ class Predictions:
 
 
 Answers = dict[str, np.ndarray]
-Predictor = Callable[[Files, int, str], Predictions]
+Predictor = Callable[[Part, int, str], Predictions]
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -82,9 +83,9 @@ def from_model(model: keras.Model) -> Predictor:
     """Predicts with a Keras model, from the same pixels that training sees."""
     answer = answering(model)
 
-    def predict(files: Files, batch_size: int, title: str) -> Predictions:
-        batches = _pixels(files, batch_size, title)
-        return _collect(files, ({**answer(pixels), "targets": _brightness(pixels)} for pixels in batches))
+    def predict(part: Part, batch_size: int, title: str) -> Predictions:
+        batches = _pixels(part, batch_size, title)
+        return _collect(part, ({**answer(pixels), "targets": _brightness(pixels)} for pixels in batches))
 
     return predict
 
@@ -97,31 +98,30 @@ def from_saved_model(folder: str, class_names: tuple[str, ...]) -> Predictor:
     """
     serve = _load_signature(folder)
 
-    def predict(files: Files, batch_size: int, title: str) -> Predictions:
-        batches = _pixels(files, batch_size, title)
-        answers = (_serve_batch(serve, files, i * batch_size, pixels) for i, pixels in enumerate(batches))
-        predictions = _collect(files, _checked(answers, class_names, folder))
-        return predictions
+    def predict(part: Part, batch_size: int, title: str) -> Predictions:
+        batches = _pixels(part, batch_size, title)
+        answers = (_serve_batch(serve, part, i * batch_size, pixels) for i, pixels in enumerate(batches))
+        return _collect(part, _checked(answers, class_names, folder))
 
     return predict
 
 
-def _pixels(files: Files, batch_size: int, title: str) -> Iterable[tf.Tensor]:
-    batches = ordered_batches(files, batch_size)
-    return (pixels for pixels, _ in progress(batches, steps_per_epoch(files, batch_size), f"{title} (batches)"))
+def _pixels(part: Part, batch_size: int, title: str) -> Iterable[tf.Tensor]:
+    steps = -(-len(part) // batch_size)
+    return progress(part.pixels(batch_size), steps, f"{title} (batches of {batch_size})")
 
 
 def _brightness(pixels: tf.Tensor) -> np.ndarray:
     return brightness(pixels).numpy()[:, 0].astype(np.float64)
 
 
-def _collect(files: Files, batches: Iterable[Answers]) -> Predictions:
-    """Keeps the answers only, so that memory doesn't grow with the pictures."""
-    parts = list(batches)
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _collect(part: Part, batches: Iterable[Answers]) -> Predictions:
+    """Keeps the answers only, so that memory doesn't grow with the pixels."""
+    answers = list(batches)
+    columns = {name: np.concatenate([batch[name] for batch in answers]) for name in answers[0]}
     if "brightness" not in columns:
-        return Predictions(files.source.labels, columns["probabilities"])
-    return Predictions(files.source.labels, columns["probabilities"], columns["brightness"], columns["targets"])
+        return Predictions(part.labels, columns["probabilities"])
+    return Predictions(part.labels, columns["probabilities"], columns["brightness"], columns["targets"])
 
 
 def _load_signature(folder: str) -> Callable:
@@ -145,18 +145,21 @@ def newest_version(folder: str) -> str:
     return os.path.join(folder, str(max(versions))) if versions else folder
 
 
-def _serve_batch(serve: Callable, files: Files, start: int, pixels: tf.Tensor) -> Answers:
-    encoded = [files.source.encoded(i) for i in range(start, start + len(pixels))]
+def _serve_batch(serve: Callable, part: Part, start: int, pixels: tf.Tensor) -> Answers:
+    encoded = [part.encoded(i) for i in range(start, start + len(pixels))]
     answers = {name: value.numpy() for name, value in serve(image_bytes=tf.constant(encoded)).items()}
     return {**answers, "targets": _brightness(pixels)}
 
 
 def _checked(batches: Iterable[Answers], class_names: tuple[str, ...], folder: str) -> Iterable[Answers]:
     """A SavedModel of another run would answer too, in other classes."""
+    expected = [printable(name).encode() for name in class_names]
     for answers in batches:
         found = np.asarray(answers["probabilities"], np.float64)
-        said = [label.decode("utf-8", "surrogateescape") for label in answers["label"].ravel()]
-        expected = [class_names[i] for i in found.argmax(axis=1)] if found.shape[1] == len(class_names) else []
-        if said != expected:
-            raise UserError(f"The SavedModel in {folder} must have the classes of this run: {', '.join(class_names)}.")
+        fits = found.shape[1] == len(expected)
+        if not fits or [expected[i] for i in found.argmax(axis=1)] != answers["label"].tolist():
+            raise UserError(
+                f"The SavedModel in {folder} must have the classes of this run, {', '.join(class_names)}, and must read "
+                f"each picture. Received: {found.shape[1]} classes and labels such as {answers['label'][0]!r}."
+            )
         yield {name: answers[name].astype(np.float64) for name in (*_RETURNED, "targets") if name in answers}

@@ -1,0 +1,114 @@
+"""The pictures of the report: errors, evidence, copies, and what augmentation does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data.augment import augment, layers, num_draws
+from data.scan import printable
+from evaluation import gradcam, svg
+from evaluation.assess import Assessment
+from training.run import Part
+
+WORST = 24
+_EXPLAINED = 6
+_COPIES = 8
+_VERSIONS = 9
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One picture with what was said of it; `image` and `heat` are `data:` addresses."""
+
+    image: str
+    address: str
+    label: str
+    predicted: str
+    confidence: float
+    heat: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether label and prediction agree."""
+        return self.label == self.predicted
+
+
+def worst_errors(assessment: Assessment) -> list[Exhibit]:
+    """The wrong answers that were given with the most confidence."""
+    return [_exhibit(assessment, i) for i in wrong_first_by_confidence(assessment)[:WORST]]
+
+
+def wrong_first_by_confidence(assessment: Assessment) -> np.ndarray:
+    """Indices of all wrong answers, the most confident first."""
+    predictions = assessment.predictions
+    wrong = np.flatnonzero(~predictions.correct)
+    return wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
+
+
+def evidence(assessment: Assessment, model: keras.Model) -> dict[str, list[Exhibit]] | None:
+    """Grad-CAM of the predicted class over right answers, from the surest to the least sure, and over the worst errors.
+
+    None for a network without convolutions.
+    """
+    predictions = assessment.predictions
+    right = np.flatnonzero(predictions.correct)
+    right = right[np.argsort(-predictions.confidence[right], kind="stable")]
+    spread = right[np.unique(np.linspace(0, max(len(right) - 1, 0), _EXPLAINED).round().astype(int))] if len(right) else right
+    groups = {"right": spread, "wrong": wrong_first_by_confidence(assessment)[:_EXPLAINED]}
+    explained = {name: _explain(assessment, model, chosen) for name, chosen in groups.items() if len(chosen)}
+    return None if None in explained.values() else explained  # type: ignore[return-value]
+
+
+def copies(assessment: Assessment) -> list[dict[str, Any]]:
+    """The most similar pairs of a test and a training picture."""
+    part, train = assessment.subject.part, assessment.train
+    return [
+        {
+            "test": svg.thumbnail(part.encoded(i)),
+            "test_address": printable(part.addresses[i]),
+            "train": svg.thumbnail(train.encoded(j)),
+            "train_address": printable(train.addresses[j]),
+            "correlation": correlation,
+        }
+        for i, j, correlation in assessment.copies[:_COPIES]
+    ]
+
+
+def augmented(part: Part, level: str, seed: int) -> list[str]:
+    """Nine versions of the first training picture as training sees it; empty where nothing is augmented."""
+    random_layers = layers(level)
+    if not random_layers:
+        return []
+    pixels = next(iter(Part(part.source.take(np.arange(1)), part.image_size, part.channels).pixels(1)))
+    draws = tf.random.stateless_uniform((_VERSIONS, num_draws(random_layers)), (seed, 0))
+    versions = augment(tf.repeat(pixels, _VERSIONS, axis=0), random_layers, draws)
+    return [svg.from_pixels(version) for version in tf.saturate_cast(tf.round(versions), tf.uint8).numpy()]
+
+
+def _explain(assessment: Assessment, model: keras.Model, chosen: np.ndarray) -> list[Exhibit] | None:
+    part = assessment.subject.part
+    few = Part(part.source.take(chosen), part.image_size, part.channels)
+    pixels = next(iter(few.pixels(len(chosen)))).numpy()
+    heat = gradcam.explain(model, pixels, assessment.predictions.predicted[chosen])
+    if heat is None:
+        return None
+    shown = zip(chosen, pixels, heat, strict=True)
+    return [_exhibit(assessment, i, picture, svg.from_pixels(gradcam.overlay(picture, warm))) for i, picture, warm in shown]
+
+
+def _exhibit(assessment: Assessment, index: int, pixels: np.ndarray | None = None, heat: str = "") -> Exhibit:
+    part, predictions = assessment.subject.part, assessment.predictions
+    names = assessment.subject.class_names
+    return Exhibit(
+        image=svg.thumbnail(part.encoded(index)) if pixels is None else svg.from_pixels(pixels),
+        address=printable(part.addresses[index]),
+        label=names[predictions.labels[index]],
+        predicted=names[predictions.predicted[index]],
+        confidence=float(predictions.confidence[index]),
+        heat=heat,
+    )
