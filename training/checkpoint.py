@@ -1,0 +1,116 @@
+"""Everything that a run needs to go on where it was: weights, optimiser, metrics, position, history."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data.files import make_folder, replacing
+from errors import UserError
+from training.run import CHECKPOINT
+
+_STATE = "state.npz"
+_PROGRESS = "progress"
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        phase: index of the phase that is under way.
+        epoch: index of the next epoch to finish, counted over all phases.
+        step: steps of that epoch that are already done.
+        seconds: training time so far.
+        history: a row for each finished epoch.
+        best_loss: lowest validation loss so far, that of model.keras.
+        epochs_without_gain: finished epochs of this phase since its lowest validation loss.
+        phase_best_loss: lowest validation loss of this phase.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_loss: float = float("inf")
+    epochs_without_gain: int = 0
+    phase_best_loss: float = float("inf")
+
+
+def save(run_dir: str, progress: Progress, model: keras.Model, trainee: keras.Model) -> None:
+    """Writes one file with the whole state; a kill leaves the previous one.
+
+    Args:
+        run_dir: the run folder.
+        progress: where the run is.
+        model: the whole network, whose variables hold the state of its dropout layers too; a `.keras` file of
+            Keras 3.15 does not.
+        trainee: the model that is being fitted, the network or its head, with its optimiser and metrics.
+    """
+    arrays = {f"{i:05d}": variable.numpy() for i, variable in enumerate(_variables(model, trainee))}
+    folder = os.path.join(run_dir, CHECKPOINT)
+    make_folder(folder)
+    with replacing(os.path.join(folder, _STATE)) as beside, tf.io.gfile.GFile(beside, "wb") as file:
+        content = io.BytesIO()
+        np.savez(content, **{_PROGRESS: json.dumps(dataclasses.asdict(progress))}, **arrays)
+        file.write(content.getvalue())
+
+
+def read_progress(run_dir: str) -> Progress | None:
+    """Where the last checkpoint was taken; None when there is none.
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
+    state = _read(run_dir)
+    return Progress(**json.loads(str(state[_PROGRESS]))) if state else None
+
+
+def restore(run_dir: str, model: keras.Model, trainee: keras.Model) -> None:
+    """Gives all variables the values of the last checkpoint; optimiser and metrics must be built.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another network.
+    """
+    state = _read(run_dir) or {}
+    variables = _variables(model, trainee)
+    values = [state.get(f"{i:05d}") for i in range(len(variables))]
+    for variable, value in zip(variables, values, strict=True):
+        if value is None or value.shape != tuple(variable.shape):
+            raise UserError(f"The checkpoint in {run_dir} is of another network: {variable.path} doesn't fit. {_RESTART}")
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+_RESTART = "Start again with another --run_dir."
+
+
+def remove(run_dir: str) -> None:
+    """Deletes the checkpoint of a run that has finished."""
+    with contextlib.suppress(tf.errors.NotFoundError):
+        tf.io.gfile.rmtree(os.path.join(run_dir, CHECKPOINT))
+
+
+def _variables(model: keras.Model, trainee: keras.Model) -> list[Any]:
+    return [*model.variables, *trainee.optimizer.variables, *trainee.metrics_variables]
+
+
+def _read(run_dir: str) -> dict[str, np.ndarray] | None:
+    path = os.path.join(run_dir, CHECKPOINT, _STATE)
+    if not tf.io.gfile.exists(path):
+        return None
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as state:
+            return dict(state)
+    except Exception as error:
+        raise UserError(f"The checkpoint {path} is damaged. {_RESTART}") from error

@@ -1,0 +1,139 @@
+"""A frozen backbone computes the same features for a picture in every epoch, so they are computed once and kept.
+
+The model is cut behind the last layer that has neither weights to train nor chance in it. The front part fills a
+file of features, one row a picture; the rest, a model that shares its layers with the whole, trains on that file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data.files import cache_folder, make_folder, replacing, write_text
+from data.pipeline import Files, Table, ordered_batches, steps_per_epoch
+from data.progress import progress
+from training.objective import Objective
+
+_FEATURES, _COMPLETE = "features.npy", "complete.json"
+_CHUNK_BYTES = 1 << 24
+
+
+def cut(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Cuts `model` into (pixels to features, features to outputs); both share their layers with it.
+
+    Pooling and flattening at the start of the head belong to the first part, since they make features smaller.
+    """
+    head = model.get_layer("head")
+    stack = head.layers if isinstance(head, keras.Sequential) else []
+    fixed = 0
+    while fixed < len(stack) and _is_fixed(stack[fixed]):
+        fixed += 1
+    pixels = keras.Input(model.input_shape[1:], name="pixels")
+    features = model.get_layer("backbone")(model.get_layer("preprocessing")(pixels))
+    for layer in stack[:fixed]:
+        features = layer(features)
+    entrance = keras.Input(features.shape[1:], dtype=features.dtype, name="features")
+    rest = keras.Sequential(stack[fixed:])(entrance) if stack else head(entrance)
+    return keras.Model(pixels, features, name="front"), keras.Model(entrance, rest, name="rest")
+
+
+def compute(
+    front: keras.Model, files: Files, digests: list[str], objective: Objective, batch_size: int, title: str
+) -> Table:
+    """The features and targets of all pictures, from an earlier run where nothing that they depend on has changed.
+
+    Args:
+        front: the first part of `cut`.
+        files: the pictures.
+        digests: a hash of each picture's content.
+        objective: makes the targets.
+        batch_size: pictures at a time; the result doesn't depend on it beyond rounding.
+        title: of the progress line.
+    """
+    folder = os.path.join(cache_folder(), "features", _key(front, files, digests, objective))
+    if not _is_whole(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        make_folder(os.path.dirname(folder))
+        with replacing(folder) as beside:
+            _fill(beside, front, files, objective, batch_size, title)
+    targets = [np.load(path) for path in _target_paths(folder)]
+    structure = objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64))
+    return Table(np.load(os.path.join(folder, _FEATURES), mmap_mode="r"), tf.nest.pack_sequence_as(structure, targets))
+
+
+def _is_fixed(layer: keras.layers.Layer) -> bool:
+    return not layer.weights and not isinstance(layer, keras.layers.Dropout)
+
+
+def _key(front: keras.Model, files: Files, digests: list[str], objective: Objective) -> str:
+    """Names everything that the features depend on, so that a change of any of it asks for other features."""
+    digest = hashlib.sha256()
+    for variable in front.variables:
+        digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    # The configuration holds preprocessing, strides and precision, which no weight shows.
+    digest.update(json.dumps(front.get_config(), sort_keys=True, default=str).encode())
+    facts = (keras.__version__, tf.__version__, files.image_size, files.channels, objective, digests)
+    digest.update(repr((*facts, files.source.labels.tolist())).encode())
+    return digest.hexdigest()[:20]
+
+
+def _fill(
+    folder: str, front: keras.Model, files: Files, objective: Objective, batch_size: int, title: str
+) -> None:
+    """Writes the features as they come, so that memory doesn't grow with the number of pictures."""
+    make_folder(folder)
+    shape = (len(files), *front.output_shape[1:])
+    features = np.lib.format.open_memmap(os.path.join(folder, _FEATURES), "w+", np.float32, shape)
+    targets: list[list[np.ndarray]] = []
+    first = 0
+    for batch, target in progress(
+        _forward(front, files, objective, batch_size), steps_per_epoch(files, batch_size), title
+    ):
+        features[first : first + len(batch)] = batch
+        first += len(batch)
+        targets.append([part.numpy() for part in tf.nest.flatten(target)])
+    features.flush()
+    for number, parts in enumerate(zip(*targets, strict=True)):
+        np.save(os.path.join(folder, f"target{number}.npy"), np.concatenate(parts))
+    sums = {name: _checksum(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
+    write_text(os.path.join(folder, _COMPLETE), json.dumps(sums))
+
+
+def _forward(front: keras.Model, files: Files, objective: Objective, batch_size: int) -> Iterator[tuple[Any, Any]]:
+    @tf.function(reduce_retracing=True)
+    def step(pixels: tf.Tensor) -> tf.Tensor:
+        return tf.cast(front(pixels, training=False), tf.float32)
+
+    for pixels, targets in ordered_batches(files, batch_size, objective.targets):
+        yield step(pixels), targets
+
+
+def _is_whole(folder: str) -> bool:
+    """Whether every file is there and none has been damaged since it was written."""
+    try:
+        with open(os.path.join(folder, _COMPLETE), encoding="utf-8") as file:
+            sums = json.load(file)
+        return all(_checksum(os.path.join(folder, name)) == value for name, value in sums.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _target_paths(folder: str) -> list[str]:
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.startswith("target")]
+
+
+def _checksum(path: str) -> int:
+    value = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            value = zlib.crc32(chunk, value)
+    return value

@@ -1,0 +1,180 @@
+"""A training from its configuration to a finished run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+
+import models
+from data.cache import keep_decoded
+from data.pipeline import Files, Rows, Steps, ordered_batches, steps_per_epoch, training_batches
+from models import weights
+from training import checkpoint, devices, examples, features, transfer
+from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
+from training.checkpoint import Progress
+from training.config import TrainConfig
+from training.curves import plot_curves
+from training.examples import Examples
+from training.folder import finish, reopen, start
+from training.objective import Objective
+from training.run import CURVES, Run
+from training.transfer import Phase
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stays the same over all phases of a training."""
+
+    config: TrainConfig
+    run_dir: str
+    examples: Examples
+    objective: Objective
+    model: keras.Model
+
+    def files(self, part: str) -> tuple[Files, list[str]]:
+        """The pictures of one part, to be decoded, and their digests."""
+        source, digests = self.examples.part(part)
+        return Files(source, self.config.image_size or 0, models.find(self.config.model).channels), digests
+
+
+def train(config: TrainConfig, command: str) -> Run:
+    """Trains what `config` says and gives the finished run.
+
+    Args:
+        config: as `training.config.resolved` gives it.
+        command: the command line, for the record.
+
+    Raises:
+        UserError: anything that the user can put right; training has not begun then, or its state is saved.
+    """
+    found = devices.prepare(config)
+    print(f"Devices: {', '.join(found)}. Precision: {config.precision}.")
+    gathered = examples.gather(config)
+    strategy = devices.strategy(config)
+    with strategy.scope():
+        model = _build(config, len(gathered.source.class_names))
+    spec = models.find(config.model)
+    objective = Objective(len(gathered.source.class_names), spec.heads, config.parsed_loss_weights)
+    with _folder(config, gathered, model, command, found) as run_dir:
+        job = Job(config, run_dir, gathered, objective, model)
+        with strategy.scope():
+            seconds = _run_phases(job)
+        run = finish(run_dir, objective, job.files("test")[0], config, seconds)
+    return run
+
+
+def _build(config: TrainConfig, num_classes: int) -> keras.Model:
+    model = models.build(config.model, num_classes, image_size=config.image_size, transfer=config.pretrained)
+    if config.pretrained:
+        weights.load(model, config.model, config.weights or "")
+    print(f"Model: {config.model}, {model.count_params():,} parameters, {config.image_size} px, weights: {config.weights}.")
+    return model
+
+
+@contextlib.contextmanager
+def _folder(
+    config: TrainConfig, gathered: Examples, model: keras.Model, command: str, found: list[str]
+) -> Iterator[str]:
+    opened = reopen(config, gathered) if config.resume else start(config, gathered, model, command, found)
+    with opened as run_dir:
+        yield run_dir
+
+
+def _run_phases(job: Job) -> float:
+    """Trains phase by phase, from wherever the last checkpoint is; gives the seconds of training."""
+    saved = checkpoint.read_progress(job.run_dir) if job.config.resume else None
+    progress = saved or Progress()
+    phases = transfer.phases(job.config)
+    for index, phase in enumerate(phases[progress.phase :], start=progress.phase):
+        if index != progress.phase:
+            _enter_phase(progress, index, phase)
+        _run_phase(job, phase, progress, resumes=saved is not None and saved.phase == index)
+        plot_curves(progress.history, f"{job.run_dir}/{CURVES}")
+        saved = None
+    return progress.seconds
+
+
+def _enter_phase(progress: Progress, index: int, phase: Phase) -> None:
+    progress.phase, progress.epoch, progress.step = index, phase.first_epoch, 0
+    progress.epochs_without_gain, progress.phase_best_loss = 0, float("inf")
+
+
+def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> None:
+    config = job.config
+    transfer.enter(job.model, phase)
+    trainee, train_rows, val_rows = _trainee_and_rows(job, phase)
+    optimizer = keras.optimizers.Adam(phase.learning_rate)
+    trainee.compile(optimizer=optimizer, **job.objective.compile_arguments())
+    per_epoch = steps_per_epoch(train_rows, config.batch_size)
+    checkpointer = Checkpointer(
+        job.run_dir, job.model, progress, per_epoch, config.checkpoint_minutes, resumes=resumes
+    )
+    callbacks = [
+        StopAtNonFinite(phase, progress, job.run_dir),
+        Recorder(job.run_dir, job.model, phase, progress, config.early_stopping),
+        checkpointer,
+    ]
+    try:
+        for steps in _stretches(config, phase, progress, per_epoch):
+            _fit(job, trainee, train_rows, val_rows, steps, callbacks)
+            if trainee.stop_training:
+                break
+    finally:
+        checkpointer.release()
+
+
+def _trainee_and_rows(job: Job, phase: Phase) -> tuple[keras.Model, Rows, Rows]:
+    """The model to fit and what to fit it on: pixels, or features where a frozen backbone always gives the same."""
+    (train_files, train_digests), (val_files, val_digests) = job.files("train"), job.files("val")
+    if not phase.is_frozen or job.config.augment != "none":
+        mode = job.config.cache
+        return job.model, keep_decoded(train_files, train_digests, mode), keep_decoded(val_files, val_digests, mode)
+    front, rest = features.cut(job.model)
+    size = job.config.batch_size
+    train_rows = features.compute(front, train_files, train_digests, job.objective, size, "features for training")
+    val_rows = features.compute(front, val_files, val_digests, job.objective, size, "features for validation")
+    return rest, train_rows, val_rows
+
+
+def _stretches(config: TrainConfig, phase: Phase, progress: Progress, per_epoch: int) -> Iterator[Steps]:
+    """The epochs to fit in one go: all of the phase, or first the rest of the one that was interrupted."""
+    epoch, step = progress.epoch, progress.step
+    whole = Steps(config.batch_size, config.seed, epoch, phase.last_epoch)
+    if step:
+        yield dataclasses.replace(whole, last_epoch=epoch + 1, first_step=step)
+        whole = dataclasses.replace(whole, first_epoch=epoch + 1)
+    if whole.first_epoch < whole.last_epoch:
+        yield whole
+
+
+def _fit(
+    job: Job,
+    trainee: keras.Model,
+    train_rows: Rows,
+    val_rows: Rows,
+    steps: Steps,
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    # Features come with their targets; pictures get theirs from the pixels that the model sees.
+    targets = job.objective.targets if trainee is job.model else None
+    level = job.config.augment if trainee is job.model else "none"
+    trainee.fit(
+        training_batches(train_rows, steps, level=level, targets=targets),
+        initial_epoch=steps.first_epoch,
+        epochs=steps.last_epoch,
+        steps_per_epoch=steps_per_epoch(train_rows, steps.batch_size) - steps.first_step,
+        shuffle=False,
+        validation_data=ordered_batches(val_rows, steps.batch_size, targets),
+        callbacks=callbacks,
+        verbose=_verbosity(),
+    )
+
+
+def _verbosity() -> int:
+    """A bar that moves on a terminal, a line an epoch in a log."""
+    return 1 if sys.stdout.isatty() else 2

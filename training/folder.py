@@ -1,0 +1,125 @@
+"""Opening a run folder for training, for one process alone, and closing it with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from data.files import make_folder, write_text
+from data.pipeline import Files, ordered_batches
+from errors import UserError
+from training import checkpoint
+from training.config import TrainConfig
+from training.examples import Examples
+from training.objective import Objective
+from training.run import CONFIG, LABELS, TEST, Run, write_json, write_splits
+
+_LOCK = ".lock"
+_PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
+
+
+@contextlib.contextmanager
+def start(
+    config: TrainConfig, examples: Examples, model: keras.Model, command: str, found: list[str]
+) -> Iterator[str]:
+    """Makes the folder of a new run and records what it is.
+
+    Raises:
+        UserError: the folder holds a run already, or can't be written to.
+    """
+    run_dir = config.run_dir or ""
+    make_folder(run_dir)
+    with _locked(run_dir):
+        if tf.io.gfile.exists(os.path.join(run_dir, CONFIG)):
+            raise UserError(
+                f"--run_dir={run_dir} holds a run already. Pass another folder, or --resume to go on with it."
+            )
+        write_splits(run_dir, examples.source, examples.parts)
+        write_text(os.path.join(run_dir, LABELS), "".join(f"{name}\n" for name in examples.source.class_names))
+        write_json(os.path.join(run_dir, CONFIG), _record(config, examples, model, command, found))
+        yield run_dir
+
+
+@contextlib.contextmanager
+def reopen(config: TrainConfig, examples: Examples) -> Iterator[str]:
+    """Opens the folder of an unfinished run.
+
+    Raises:
+        UserError: another process trains in it, it has finished, or its pictures have changed.
+    """
+    run = Run.open(config.run_dir or "")
+    with _locked(run.path):
+        if run.test_metrics():
+            raise UserError(f"The run in {run.path} has finished; there is nothing to resume. Pass another --run_dir.")
+        rows = [(row.address, row.part) for row in run.splits()]
+        if rows != list(zip(examples.source.addresses, examples.parts, strict=True)):
+            raise UserError(
+                f"--resume needs the pictures that {run.path} was started with. The pictures in {config.data} have "
+                "changed since. Put them back, or start a new run with another --run_dir."
+            )
+        yield run.path
+
+
+def finish(run_dir: str, objective: Objective, test: Files, config: TrainConfig, seconds: float) -> Run:
+    """Measures the best epoch on the test part, writes test.json, and gives the run."""
+    run = Run.open(run_dir)
+    model = run.load_model()
+    model.compile(**objective.compile_arguments())
+    metrics = model.evaluate(
+        ordered_batches(test, config.batch_size, objective.targets), return_dict=True, verbose=0
+    )
+    write_json(run.file(CONFIG), run.details() | {"training_seconds": round(seconds, 1)})
+    write_json(run.file(TEST), {name: float(value) for name, value in metrics.items()})
+    checkpoint.remove(run_dir)
+    return run
+
+
+def _record(
+    config: TrainConfig, examples: Examples, model: keras.Model, command: str, found: list[str]
+) -> dict[str, Any]:
+    return {
+        "flags": dataclasses.asdict(config),
+        "command": command,
+        "seed": config.seed,
+        "devices": found,
+        "versions": {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in _PACKAGES},
+        "git_commit": _git_commit(),
+        "parameters": model.count_params(),
+        "skipped_pictures": [{"address": address, "reason": reason} for address, reason in examples.skipped],
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this program, with `-dirty` where files have been changed since."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(run_dir: str) -> Iterator[None]:
+    """Keeps a second process out of the folder; the system gives the lock back however this one ends."""
+    if "://" in run_dir:
+        yield
+        return
+    with open(os.path.join(run_dir, _LOCK), "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"Another process is training in --run_dir={run_dir}. Wait for it, or pass another folder."
+            ) from error
+        yield
