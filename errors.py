@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
+
+from absl import app, flags
+
+Main = Callable[[list[str]], int | None]
 
 
 class UserError(Exception):
@@ -13,16 +18,37 @@ class UserError(Exception):
     The message says what must hold, which values are legal, what was received, and the way out.
     """
 
+    exit_code = 2
 
-def exits_with_message(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], int | None]:
-    """Makes a script's `main` end with exit code 2 and the bare message on a `UserError`."""
+
+def run(main: Main) -> None:
+    """Runs a script's `main` with the command line's positional arguments, the script's name first.
+
+    A wrong flag or a `UserError` ends the process with the bare message on stderr and exit code 2; a bug still shows
+    its traceback.
+    """
+    # Read by TensorFlow's C++ part when it is loaded, which no script does before `main`.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app.run(exits_with_message(main), flags_parser=_parse_flags)
+
+
+def exits_with_message(main: Main) -> Main:
+    """Makes `main` return the exit code of a `UserError` and print the message, instead of raising it."""
 
     @functools.wraps(main)
     def guarded(argv: list[str]) -> int | None:
         try:
             return main(argv)
         except UserError as error:
-            print(f"{main.__module__ if main.__module__ != '__main__' else 'error'}: {error}", file=sys.stderr)
-            return 2
+            print(error, file=sys.stderr)
+            return error.exit_code
 
     return guarded
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"{error}\nPass --help to see all flags.", file=sys.stderr)
+        sys.exit(UserError.exit_code)

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 
-from absl import app, flags
+from absl import flags
 
 import errors
 from training import flags as training_flags
@@ -18,12 +18,10 @@ training_flags.define()
 flags.adopt_module_key_flags(training_flags)
 
 
-@errors.exits_with_message
 def main(argv: list[str]) -> None:
     """Checks the flags, trains, and says where the results are."""
     if argv[1:]:
         raise errors.UserError(f"train.py takes flags only, such as --data=photos/. Received: {' '.join(argv[1:])}.")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     config = _config()
     # TensorFlow takes seconds to import; a wrong flag should be answered before that.
     from training.fit import train
@@ -61,4 +59,4 @@ def _new_run_dir(config: TrainConfig) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=lambda argv: flags.FLAGS(argv))
+    errors.run(main)

@@ -40,7 +40,9 @@ def _as_csv(rows: Sequence[Row]) -> str:
 def _flattened(row: Row) -> Row:
     flat = {}
     for key, value in row.items():
-        flat |= {f"{key}_{name}": entry for name, entry in value.items()} if isinstance(value, Mapping) else {key: value}
+        flat |= (
+            {f"{key}_{name}": entry for name, entry in value.items()} if isinstance(value, Mapping) else {key: value}
+        )
     return flat
 
 

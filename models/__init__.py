@@ -122,7 +122,7 @@ _RESNET101 = _keras_files(
 _RESNET152 = _keras_files(
     "resnet", "resnet152", full="100835be76be38e30d865e96f2aaae62", backbone="ee4c566cf9a93f14d82f913c2dc6dd0c"
 )
-_TORCH_ALEXNET = _torch_file("alexnet-owt-7be5be79.pth", "torch_alexnet")
+_OWT_FILE = _torch_file("alexnet-owt-7be5be79.pth", "torch_alexnet")
 _RESNET18 = _torch_file("resnet18-f37072fd.pth", "torch_resnet")
 _RESNET34 = _torch_file("resnet34-b627a593.pth", "torch_resnet")
 
@@ -137,7 +137,7 @@ REGISTRY: dict[str, ModelSpec] = {
     "multitask":   ModelSpec("models.multitask:multitask",   _MULTITASK,  128, 4,  3, "centred", 50_595_586, classes=2,
                              heads=("class", "brightness")),
     "alexnet":     ModelSpec("models.alexnet:alexnet",       _ALEXNET,    227, 67, 3, "centred", 62_378_344),
-    "alexnet_owt": ModelSpec("models.alexnet:alexnet_owt",   _OWT,        224, 63, 3, "torch", 61_100_840, _TORCH_ALEXNET),
+    "alexnet_owt": ModelSpec("models.alexnet:alexnet_owt",   _OWT,        224, 63, 3, "torch", 61_100_840, _OWT_FILE),
     "squeezenet":  ModelSpec("models.squeezenet:squeezenet", _SQUEEZENET, 227, 31, 3, "caffe", 1_235_496),
     "vgg16":       ModelSpec("models.vgg:vgg16",             _VGG,        224, 32, 3, "caffe", 138_357_544, _VGG16),
     "resnet18":    ModelSpec("models.resnet:resnet18",       _RESNET,     224, 32, 3, "torch", 11_699_112, _RESNET18),

@@ -36,11 +36,11 @@ def convolutional(backbone: keras.Model, num_classes: int) -> keras.Model:
     return _head(backbone, [layers.Dropout(0.5, name="drop9"), conv10, pool])
 
 
-def fully_connected(backbone: keras.Model, num_classes: int) -> keras.Model:
-    """VGG's: flatten -> two dense layers of 4,096 (`fc1`, `fc2`) with ReLU and dropout 0.5 each -> logits."""
+def fully_connected(backbone: keras.Model, num_classes: int, units: int = 4096) -> keras.Model:
+    """VGG's: flatten -> two dense layers (`fc1`, `fc2`) with ReLU and dropout 0.5 each -> logits."""
     stack: list[keras.layers.Layer] = [layers.Flatten(name="flatten")]
     for i in (1, 2):
-        stack.append(layers.Dense(4096, activation="relu", kernel_initializer="he_normal", name=f"fc{i}"))
+        stack.append(layers.Dense(units, activation="relu", kernel_initializer="he_normal", name=f"fc{i}"))
         stack.append(layers.Dropout(0.5, name=f"drop{i}"))
     return _head(backbone, [*stack, _predictions(num_classes)])
 
