@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
@@ -59,7 +60,7 @@ def alexnet_owt(spec: ModelSpec, num_classes: int, image_size: int, transfer: bo
     """AlexNet with the widths of 2014, as torchvision has it: 61,100,840 weights for 1,000 classes, 224 px.
 
     No response normalisation, no BatchNorm; conv1 padded by 2; dropout 0.5 before fc6 and fc7; maps averaged to 6x6
-    where the picture is not of 224 px (Keras's adaptive pooling, as torch's). RGB normalised by the mean and
+    where the picture is not of 224 px (torch's adaptive pooling). RGB normalised by the mean and
     deviation of ImageNet. `transfer` changes nothing: fc6 and fc7 belong to the backbone.
     """
     features = backbone(image_size, spec.channels, ALEXNET_OWT, dense_units=4096, dropout_first=True, maps=6)
@@ -79,7 +80,7 @@ def backbone(
     for i, convolution in enumerate(convolutions, start=1):
         x = _convolve(x, convolution, i)
     if maps is not None and x.shape[1] != maps:
-        x = layers.AdaptiveAveragePooling2D(maps, name="adaptive_pool")(x)
+        x = AdaptiveMean(maps, name="adaptive_pool")(x)
     x = layers.Flatten(name="flatten")(x)
     for i in (6, 7):
         dense = layers.Dense(dense_units, activation="relu", kernel_initializer="he_normal", name=f"fc{i}")
@@ -124,3 +125,41 @@ class LocalResponseNormalization(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The input's shape."""
         return input_shape
+
+
+@keras.saving.register_keras_serializable(package="darkroom")
+class AdaptiveMean(keras.layers.Layer):
+    """Means over windows that cover the maps evenly, whatever their size, as torch's AdaptiveAvgPool2d.
+
+    Window i of n covers rows floor(i h / n) up to ceil((i + 1) h / n). Keras 3.15's AdaptiveAveragePooling2D fails
+    where the maps are smaller than the result.
+
+    Args:
+        size: height and width of the result, in px.
+    """
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        """See the class."""
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, x: Any) -> Any:
+        """(batch, height, width, maps) to (batch, size, size, maps)."""
+        rows, columns = (ops.convert_to_tensor(self._means(n), x.dtype) for n in (x.shape[1], x.shape[2]))
+        return ops.einsum("ih,bhwc,jw->bijc", rows, x, columns)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The input's shape with the size in place of height and width."""
+        return (input_shape[0], self.size, self.size, input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), "size": self.size}
+
+    def _means(self, length: int) -> np.ndarray:
+        """(size, length): each row the weights of one window's mean."""
+        matrix = np.zeros((self.size, length), "float32")
+        for i in range(self.size):
+            start, end = i * length // self.size, -(-(i + 1) * length // self.size)
+            matrix[i, start:end] = 1 / (end - start)
+        return matrix

@@ -5,13 +5,9 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-_NOT_EVIDENCE = (
-    layers.InputLayer,
-    layers.Dropout,
-    layers.MaxPooling2D,
-    layers.AveragePooling2D,
-    layers.AdaptiveAveragePooling2D,
-)
+from models.alexnet import AdaptiveMean
+
+_NOT_EVIDENCE = (layers.InputLayer, layers.Dropout, layers.MaxPooling2D, layers.AveragePooling2D, AdaptiveMean)
 
 
 def last_convolution(model: keras.Model) -> str | None:

@@ -54,6 +54,7 @@ class BatchNormMLP(keras.Model):
         num_classes: at least 2.
         preprocessing: a key of `models.preprocessing.MODES`.
         transfer: whether BatchNorm keeps its statistics for ever.
+        frozen: whether the backbone is, see `models.freezing`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class BatchNormMLP(keras.Model):
         num_classes: int,
         preprocessing: str = "centred",
         transfer: bool = False,
+        frozen: bool = False,
         **kwargs: Any,
     ) -> None:
         """See the class."""
@@ -78,6 +80,7 @@ class BatchNormMLP(keras.Model):
         self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
         self.backbone = _batch_norm_backbone(input_size, units, transfer, self.dtype_policy)
         self.head = heads.linear(self.backbone, num_classes)
+        self.backbone.trainable = not frozen
         self.build((None, *input_size))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -91,7 +94,7 @@ class BatchNormMLP(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return {**super().get_config(), **self._arguments}
+        return {**super().get_config(), **self._arguments, "frozen": not self.backbone.trainable}
 
 
 def backbone(image_size: int, channels: int, units: tuple[int, ...], dtype: Any = None) -> keras.Model:

@@ -32,6 +32,7 @@ class MultiTaskNet(keras.Model):
         units: of the trunk's layers.
         num_classes: at least 2.
         preprocessing: a key of `models.preprocessing.MODES`.
+        frozen: whether the backbone is, see `models.freezing`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class MultiTaskNet(keras.Model):
         units: tuple[int, ...],
         num_classes: int,
         preprocessing: str = "centred",
+        frozen: bool = False,
         **kwargs: Any,
     ) -> None:
         """See the class."""
@@ -54,6 +56,7 @@ class MultiTaskNet(keras.Model):
         self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
         self.backbone = mlp.backbone(input_size[0], input_size[-1], units, dtype=self.dtype_policy)
         self.head = _two_heads(self.backbone, num_classes)
+        self.backbone.trainable = not frozen
         self.build((None, *input_size))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -67,7 +70,7 @@ class MultiTaskNet(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return {**super().get_config(), **self._arguments}
+        return {**super().get_config(), **self._arguments, "frozen": not self.backbone.trainable}
 
 
 def _two_heads(backbone: keras.Model, num_classes: int) -> keras.Model:

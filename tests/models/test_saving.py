@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models
+from errors import UserError
+from models import freezing, weights
+from tests.models import golden
+from tests.models.deterministic import fill, pixels
+
+DEEP = ("resnet101", "resnet152")
+
+
+@pytest.fixture
+def bfloat16():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def _outputs(model: keras.Model, batch: np.ndarray) -> list[np.ndarray]:
+    return [np.asarray(value) for value in tf.nest.flatten(model(batch, training=False))]
+
+
+def _assert_survives(model: keras.Model, batch: np.ndarray, path) -> keras.Model:
+    model.save(path)
+    loaded = weights.load_trained(path)
+    for before, after in zip(_outputs(model, batch), _outputs(loaded, batch), strict=True):
+        assert before.dtype == after.dtype == np.float32
+        np.testing.assert_array_equal(before, after)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in models.REGISTRY]
+)
+def test_every_model_gives_the_same_logits_after_saving_under_mixed_precision(name, tmp_path, bfloat16):
+    spec = models.find(name)
+    model = models.build(name, 2, image_size=spec.min_image_size, transfer=True)
+    batch = pixels(2, spec.min_image_size, spec.channels)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model.save(tmp_path / "model.keras")
+
+    # The file, not the process that reads it, says what a model computes in.
+    keras.config.set_dtype_policy("float32")
+    loaded = weights.load_trained(tmp_path / "model.keras")
+    for before, after in zip(_outputs(model, batch), _outputs(loaded, batch), strict=True):
+        assert before.dtype == after.dtype == np.float32
+        np.testing.assert_array_equal(before, after)
+    assert models.last_convolution(loaded) == models.last_convolution(model)
+
+
+@pytest.mark.parametrize("name", golden.VARIANTS)
+def test_every_family_gives_the_same_logits_after_saving(name, tmp_path):
+    model = golden.VARIANTS[name]()
+    fill(model)
+    size = model.get_config()["input_size"] if "input_size" in model.get_config() else model.input_shape[1:]
+
+    loaded = _assert_survives(model, pixels(2, size[0], size[-1]), tmp_path / "model.keras")
+
+    assert [loaded.get_layer(part).name for part in ("preprocessing", "backbone", "head")]
+
+
+def test_a_model_within_a_model_survives(tmp_path):
+    inner = golden.VARIANTS["resnet18"]()
+    fill(inner)
+    inputs = keras.Input(inner.input_shape[1:])
+    outer = keras.Model(inputs, keras.layers.Dense(1)(inner(inputs)))
+    outer.save(tmp_path / "outer.keras")
+    batch = pixels(2, inner.input_shape[1], 3)
+
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "outer.keras")(batch), outer(batch))
+
+
+def test_a_frozen_backbone_is_still_frozen_after_saving(tmp_path):
+    for name in ("vgg16", "bn_mlp", "multitask"):
+        model = golden.VARIANTS[name]()
+        freezing.freeze_backbone(model)
+        model.save(tmp_path / "model.keras")
+        loaded = weights.load_trained(tmp_path / "model.keras")
+
+        in_head = {weight.path for weight in loaded.get_layer("head").weights}
+        assert {weight.path for weight in loaded.trainable_weights} == in_head
+
+
+@pytest.mark.parametrize("name", ["bn_mlp", "multitask", "plain_mlp", "resnet18"])
+def test_float_pixels_are_not_rounded_before_preprocessing(name, bfloat16):
+    model = golden.VARIANTS[name]()
+    seen = []
+    layer = model.get_layer("preprocessing")
+    size = model.get_config()["input_size"] if "input_size" in model.get_config() else model.input_shape[1:]
+    call = layer.call
+    layer.call = lambda values: seen.append(np.asarray(values)) or call(values)
+    batch = np.full((1, *size), 100.37, "float32")
+
+    model(batch)
+
+    np.testing.assert_array_equal(seen[-1], batch)
+
+
+def test_a_damaged_or_foreign_file_gives_one_clear_message(tmp_path):
+    text = tmp_path / "text.keras"
+    text.write_text("not a model")
+    cut = tmp_path / "cut.keras"
+    golden.VARIANTS["lenet5"]().save(cut)
+    cut.write_bytes(cut.read_bytes()[:3000])
+    other = tmp_path / "other.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(other)
+
+    for path in (text, cut, other, tmp_path / "missing.keras"):
+        with pytest.raises(UserError, match=f"{path.name} must be a model.keras written by train.py"):
+            weights.load_trained(path)
+
+
+def test_code_in_a_model_file_is_refused(tmp_path):
+    path = tmp_path / "hostile.keras"
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x + 1)])
+    model.save(path)
+    with pytest.raises(UserError, match="Lambda|lambda"):
+        weights.load_trained(path)
+
+    ran = tmp_path / "ran"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["config.json"] = json.dumps(
+        {"module": "os", "class_name": "system", "config": {"command": f"touch {ran}"}, "registered_name": None}
+    ).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError):
+        weights.load_trained(path)
+    assert not ran.exists()
