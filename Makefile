@@ -1,0 +1,43 @@
+# make train   install, then train, evaluate and export on data that needs no download
+# make test    install, then run the fast tests       make slow   the slow ones too
+# make lint    ruff and mypy
+PYTHON ?= python3
+VENV ?= .venv
+# torch is only there to compare networks with; `make test EXTRAS=test,serving` goes without its download.
+EXTRAS ?= test,serving,export,torch
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+RUN := runs/digits
+
+.PHONY: train test slow lint clean
+
+train: $(VENV)/installed
+	rm -rf $(RUN)
+	$(BIN)/python train.py --flagfile=recipes/digits_lenet5.flags --run_dir=$(RUN)
+	$(BIN)/python evaluate.py --run=$(RUN)
+	$(BIN)/python export.py --run=$(RUN)
+
+test: $(VENV)/installed-for-tests
+	$(BIN)/python -m pytest -n 2 --dist=loadfile $(PYTEST_ARGS)
+
+slow: $(VENV)/installed-for-tests
+	$(BIN)/python -m pytest --run_slow $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-for-tests: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .[$(EXTRAS)]
+	touch $@ $(VENV)/installed
