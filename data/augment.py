@@ -142,12 +142,11 @@ def layers(level: str) -> list[RandomGeometry | RandomColor]:
         level: `none`; `basic`: resized crop (area 0.8-1, aspect 0.9-1.1) and horizontal flip; `full`: the same with
             rotation within ±10 degrees and colour jitter (brightness, contrast and saturation 0.2, hue 0.05).
     """
-    levels = {
-        "none": lambda: [],
-        "basic": lambda: [RandomGeometry()],
-        "full": lambda: [RandomGeometry(largest_rotation_degrees=10.0), RandomColor()],
-    }
-    return levels[level]()
+    if level == "none":
+        return []
+    if level == "basic":
+        return [RandomGeometry()]
+    return [RandomGeometry(largest_rotation_degrees=10.0), RandomColor()]
 
 
 def augment(pixels: tf.Tensor, level_layers: list[RandomGeometry | RandomColor], draws: tf.Tensor) -> tf.Tensor:

@@ -52,7 +52,8 @@ def _mapped(files: Files, digests: list[str], shape: tuple[int, ...]) -> np.ndar
     if not os.path.exists(path):
         with replacing(path) as beside:
             pixels = np.lib.format.open_memmap(beside, "w+", np.uint8, shape)
-            _fill(files, pixels).flush()
+            _fill(files, pixels)
+            pixels.flush()
     return np.load(path, mmap_mode="r")
 
 

@@ -38,7 +38,10 @@ def load(name: str, data_dir: str | None) -> Source:
     _prepare(builder)
     read = {key: tfds.decode.SkipDecoding() for key in (image_key,)}
     splits = [split for split in _LABELLED_SPLITS if split in builder.info.splits]
-    records, labels, addresses, is_test = [], [], [], []
+    records: list[bytes] = []
+    labels: list[int] = []
+    addresses: list[str] = []
+    is_test: list[bool] = []
     for split in splits:
         dataset = builder.as_dataset(split=split, decoders=read, read_config=tfds.ReadConfig(try_autocache=False))
         count = builder.info.splits[split].num_examples

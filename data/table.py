@@ -38,7 +38,7 @@ def _as_csv(rows: Sequence[Row]) -> str:
 
 
 def _flattened(row: Row) -> Row:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in row.items():
         flat |= (
             {f"{key}_{name}": entry for name, entry in value.items()} if isinstance(value, Mapping) else {key: value}

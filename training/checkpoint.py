@@ -62,7 +62,8 @@ def save(run_dir: str, progress: Progress, model: keras.Model, trainee: keras.Mo
     make_folder(folder)
     with replacing(os.path.join(folder, _STATE)) as beside, tf.io.gfile.GFile(beside, "wb") as file:
         content = io.BytesIO()
-        np.savez(content, **{_PROGRESS: json.dumps(dataclasses.asdict(progress))}, **arrays)
+        position = {_PROGRESS: np.asarray(json.dumps(dataclasses.asdict(progress)))}
+        np.savez(content, allow_pickle=False, **position, **arrays)
         file.write(content.getvalue())
 
 

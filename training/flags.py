@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -22,16 +23,18 @@ def define(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines all flags of a training run."""
     types = typing.get_type_hints(TrainConfig)
     for item in dataclasses.fields(TrainConfig):
+        default: Any = item.default
         text, choices = item.metadata["help"], item.metadata["choices"]
         if choices:
-            flags.DEFINE_enum(item.name, item.default, choices, text, flag_values=flag_values)
+            flags.DEFINE_enum(item.name, default, choices, text, flag_values=flag_values)
         else:
-            _DEFINE[_plain(types[item.name])](item.name, item.default, text, flag_values=flag_values)
+            _DEFINE[_plain(types[item.name])](item.name, default, text, flag_values=flag_values)
 
 
 def read(flag_values: flags.FlagValues = flags.FLAGS) -> TrainConfig:
     """The flags' values, after parsing."""
-    return TrainConfig(**{item.name: flag_values[item.name].value for item in dataclasses.fields(TrainConfig)})
+    values: dict[str, Any] = {item.name: flag_values[item.name].value for item in dataclasses.fields(TrainConfig)}
+    return TrainConfig(**values)
 
 
 def given(flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, object]:
