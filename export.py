@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import flags
 
 import errors
 
@@ -30,7 +30,6 @@ _KEEP_VERSIONS = flags.DEFINE_integer(
 flags.mark_flag_as_required("run")
 
 
-@errors.exits_with_message
 def main(argv: list[str]) -> None:
     """Reads the flags and exports."""
     if argv[1:]:
@@ -66,4 +65,4 @@ def _publish(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    errors.run(main)

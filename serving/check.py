@@ -1,0 +1,124 @@
+"""Compares a server's answers with a run's own: `python -m serving.check --run=RUN --server=localhost:8500`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+import errors
+from data.progress import progress
+from errors import UserError
+from serving import asking, connecting
+from serving.metadata import Metadata
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from training.run import Part, Run
+
+_LISTED = 5
+
+
+def define_flags() -> None:
+    """Defines the flags of the check."""
+    connecting.define_flags()
+    flags.DEFINE_string("run", None, "Folder of the run whose export the server should have.", required=True)
+    flags.DEFINE_integer("limit", 0, "How many of the test pictures to compare, from the first. 0: all.", lower_bound=0)
+    flags.DEFINE_float(
+        "tolerance", 1e-5, "Largest difference between two probabilities, in 0-1.", lower_bound=0.0, upper_bound=1.0
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Prints the largest difference; 1 when it is above the tolerance."""
+    if argv[1:]:
+        raise UserError(f"Only flags are understood. Received: {' '.join(argv[1:])}. See --help.")
+    options = flags.FLAGS
+    transport, patience = connecting.connect(options)
+    about = asking.metadata(transport, patience)
+    # TensorFlow takes seconds to import, which --help and a wrong address shouldn't.
+    from serving.export import describe
+    from training.run import Run
+
+    run = Run.open(options.run)
+    _check_same(about, describe(run), run.path)
+    differences = compare(
+        run, lambda pictures: asking.classify(transport, pictures, patience), options.batch_size, options.limit
+    )
+    return report(differences, options.tolerance)
+
+
+def compare(
+    run: Run, ask: Callable[[list[bytes]], list[asking.Answer]], batch_size: int, limit: int = 0
+) -> dict[str, float]:
+    """The largest difference between the run's and the server's probabilities for each test picture, by address.
+
+    Args:
+        run: gives the pictures of its test part and its best model.
+        ask: gives the server's answers to encoded pictures; a refused picture counts as infinitely different.
+        batch_size: pictures a request.
+        limit: how many pictures; 0 for all.
+    """
+    part = run.part("test")
+    count = min(limit or len(part), len(part))
+    starts = range(0, count, batch_size)
+    own = _own_probabilities(run, part, batch_size)
+    differences = {}
+    for start, expected in progress(zip(starts, own, strict=False), len(starts), "comparing (requests)"):
+        stop = min(start + batch_size, count)
+        answers = ask([part.encoded(i) for i in range(start, stop)])
+        for address, answer, row in zip(part.addresses[start:stop], answers, expected, strict=False):
+            differences[address] = _difference(answer, row)
+    return differences
+
+
+def report(differences: dict[str, float], tolerance: float) -> int:
+    """Prints what `compare` found; 1 when a difference is above `tolerance`."""
+    wrong = {address: value for address, value in differences.items() if not value <= tolerance}
+    print(f"{len(differences)} test pictures, largest difference {max(differences.values()):.1e}")
+    if not wrong:
+        print(f"The server answers as the run does, within {tolerance:g}.")
+        return 0
+    print(f"{len(wrong)} pictures differ by more than {tolerance:g}:")
+    for address in sorted(wrong, key=lambda address: -wrong[address])[:_LISTED]:
+        print(f"  {address}: {'refused' if math.isinf(wrong[address]) else f'{wrong[address]:.1e}'}")
+    return 1
+
+
+def _check_same(served: Metadata, own: Metadata, path: str) -> None:
+    if (served.class_names, served.image_size) != (own.class_names, own.image_size):
+        raise UserError(
+            f"The server must have the model of {path}: {_summary(own)}. Received: {_summary(served)}, from the run "
+            f"{served.run or 'unknown'}. Check --run, --server and --model_name."
+        )
+
+
+def _summary(about: Metadata) -> str:
+    return f"{len(about.class_names)} classes ({', '.join(about.class_names[:5])}), {about.image_size} px"
+
+
+def _own_probabilities(run: Run, part: Part, batch_size: int) -> Iterator[np.ndarray]:
+    import tensorflow as tf
+
+    from serving.signatures import to_probabilities
+
+    model = run.load_model()
+    call = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
+    for pixels in part.pixels(batch_size):
+        logits = call(pixels)
+        yield to_probabilities(logits["class"] if isinstance(logits, dict) else logits).numpy()
+
+
+def _difference(answer: asking.Answer, expected: np.ndarray) -> float:
+    if answer.error or len(answer.probabilities) != len(expected):
+        return math.inf
+    return max(abs(float(a) - float(b)) for a, b in zip(answer.probabilities, expected, strict=True))
+
+
+if __name__ == "__main__":
+    define_flags()
+    flags.adopt_module_key_flags(connecting)
+    errors.run(main)

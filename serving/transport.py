@@ -1,0 +1,222 @@
+"""Calling a TensorFlow Serving over gRPC or HTTP, and what its refusals mean.
+
+Imports neither TensorFlow nor Keras: a client machine needs only grpcio, protobuf, requests and NumPy.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+import numpy as np
+import requests
+
+from errors import UserError
+from serving import wire
+
+_CONNECT_SECONDS = 3.0
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # The address is that of a server in reach; gRPC would send even localhost through $http_proxy.
+    ("grpc.enable_http_proxy", 0),
+    # Otherwise a channel that has failed once refuses for a second and more without trying.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+_BUSY_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED)
+_BUSY_STATUS = (429, 502, 503)
+
+Columns = dict[str, list[Any]]
+
+
+class BusyError(Exception):
+    """The server can't answer now, but may do so soon.
+
+    Attributes:
+        is_down: whether no server could be reached at all.
+    """
+
+    def __init__(self, message: str, *, is_down: bool) -> None:  # noqa: D107
+        super().__init__(message)
+        self.is_down = is_down
+
+
+class WaitedError(Exception):
+    """No answer came within the deadline."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which model on which server.
+
+    Attributes:
+        server: `host:port`, or for HTTP also `https://host:port`.
+        model: the name under which the server has it.
+        label: a version label of the server's configuration, such as `canary`; None for the newest version.
+    """
+
+    server: str
+    model: str
+    label: str | None = None
+
+
+class Transport(Protocol):
+    """A way to call a signature."""
+
+    target: Target
+
+    def call(self, signature: str, name: str, values: list[bytes], seconds: float) -> Columns:
+        """Gives `signature` the strings `values` as its input `name`; returns a list with an entry a row, by output.
+
+        Raises:
+            BusyError: worth trying again.
+            WaitedError: no answer within `seconds`.
+            UserError: not worth trying again.
+        """
+        ...
+
+
+class Grpc:
+    """Calls over gRPC. Safe to use from several threads."""
+
+    def __init__(self, target: Target) -> None:  # noqa: D107
+        self.target = target
+        self._channel = grpc.insecure_channel(target.server, options=_CHANNEL_OPTIONS)
+        self._predict = self._channel.unary_unary(
+            wire.PREDICT,
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=wire.PredictResponse.FromString,
+        )
+
+    def call(self, signature: str, name: str, values: list[bytes], seconds: float) -> Columns:
+        """See `Transport.call`."""
+        request = wire.predict_request(self.target.model, signature, name, values)
+        if self.target.label:
+            request.model_spec.version_label = self.target.label
+        try:
+            response = self._predict(request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise self._explained(error.code(), error.details() or "") from error
+        return {key: _rows(tensor) for key, tensor in response.outputs.items()}
+
+    def _explained(self, code: grpc.StatusCode, details: str) -> Exception:
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return WaitedError(details)
+        if code in _BUSY_CODES:
+            return BusyError(details, is_down=any(word in details.lower() for word in ("connect", "dns", "socket")))
+        if code == grpc.StatusCode.NOT_FOUND:
+            return unknown_model(self.target, details)
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            return not_a_server(self.target, details)
+        return refused(self.target, f"{code.name}: {details}")
+
+
+class Rest:
+    """Calls over HTTP. Safe to use from several threads."""
+
+    def __init__(self, target: Target, connections: int = 1) -> None:  # noqa: D107
+        self.target = target
+        root = target.server if "://" in target.server else f"http://{target.server}"
+        label = f"/labels/{target.label}" if target.label else ""
+        self._url = f"{root.rstrip('/')}/v1/models/{target.model}{label}:predict"
+        self._session = requests.Session()
+        # As with gRPC, nothing of the environment comes between the user's address and the server.
+        self._session.trust_env = False
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=connections)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def call(self, signature: str, name: str, values: list[bytes], seconds: float) -> Columns:
+        """See `Transport.call`."""
+        body = request_body(signature, name, values)
+        try:
+            limits = (min(_CONNECT_SECONDS, seconds), seconds)
+            response = self._session.post(
+                self._url, data=body, timeout=limits, headers={"Content-Type": "application/json"}
+            )
+        except requests.ReadTimeout as error:
+            raise WaitedError(str(error)) from error
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+            raise BusyError(str(error), is_down=True) from error
+        except requests.RequestException as error:
+            raise refused(self.target, str(error)) from error
+        if response.status_code != 200:
+            raise self._explained(response)
+        return self._columns(response, signature)
+
+    def _explained(self, response: requests.Response) -> Exception:
+        text = _error_text(response)
+        if response.status_code == 504:
+            return WaitedError(text)
+        if response.status_code in _BUSY_STATUS:
+            return BusyError(text, is_down=False)
+        if response.status_code == 404:
+            return unknown_model(self.target, text)
+        return refused(self.target, f"HTTP {response.status_code}: {text}")
+
+    def _columns(self, response: requests.Response, signature: str) -> Columns:
+        try:
+            outputs = response.json()["outputs"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise not_a_server(self.target, response.text[:200]) from error
+        # The server drops the name of an output that is the only one.
+        return outputs if isinstance(outputs, dict) else {signature: outputs}
+
+
+def request_body(signature: str, name: str, values: list[bytes]) -> bytes:
+    """The JSON of a predict request: 4/3 of the files' size and a few bytes more a picture."""
+    encoded = [{"b64": base64.b64encode(value).decode("ascii")} for value in values]
+    body = {"signature_name": signature, "inputs": {name: encoded}}
+    return json.dumps(body, separators=(",", ":")).encode("ascii")
+
+
+def unknown_model(target: Target, details: str) -> UserError:
+    """The server runs, but doesn't have the model."""
+    label = f" with the label {target.label}" if target.label else ""
+    return UserError(
+        f"The server at {target.server} must have a model named {target.model}{label} that has finished loading. "
+        f"It answered: {details}. Pass --model_name=NAME as in the server's models.config, check --version_label, or "
+        "wait until the server's log says that the version is loaded."
+    )
+
+
+def refused(target: Target, details: str) -> UserError:
+    """The server has the model, but not as this project exports it."""
+    return UserError(
+        f"The model {target.model} at {target.server} must be one that export.py has written. It answered: {details}. "
+        "Check --server (gRPC 8500, with --rest 8501) and --model_name."
+    )
+
+
+def not_a_server(target: Target, details: str) -> UserError:
+    """Something else listens there."""
+    return UserError(
+        f"--server={target.server} must be the address of a TensorFlow Serving: its gRPC port, usually 8500, or with "
+        f"--rest its HTTP port, usually 8501. Something else answered: {details}"
+    )
+
+
+def _rows(tensor: Any) -> list[Any]:
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if tensor.dtype == wire.STRING:
+        values = np.array([value.decode("utf-8", "surrogateescape") for value in tensor.string_val], object)
+    elif tensor.tensor_content:
+        values = np.frombuffer(tensor.tensor_content, "<f4")
+    else:
+        values = np.array(tensor.float_val, np.float32)
+    # The format lets a sender leave out the last values where they repeat.
+    missing = math.prod(shape) - len(values)
+    return np.concatenate([values, np.repeat(values[-1:], missing)]).reshape(shape).tolist()
+
+
+def _error_text(response: requests.Response) -> str:
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]
