@@ -69,7 +69,9 @@ def steps_per_epoch(rows: Rows, batch_size: int) -> int:
     return -(-len(rows) // batch_size)
 
 
-def training_batches(rows: Rows, steps: Steps, *, level: str = "none", targets: Targets | None = None) -> tf.data.Dataset:
+def training_batches(
+    rows: Rows, steps: Steps, *, level: str = "none", targets: Targets | None = None
+) -> tf.data.Dataset:
     """Shuffled, augmented batches `(pixels, targets)`; each epoch shows every row once, in an order of its own.
 
     Args:
@@ -162,7 +164,9 @@ def _decode_files(rows: Files, steps: tf.data.Dataset, indices: Callable, batch_
         return tf.data.Dataset.from_tensor_slices(tf.pad(chosen, [[0, padding]], constant_values=-1))
 
     def decode_one(index: tf.Tensor) -> tf.Tensor:
-        return tf.cond(index < 0, lambda: blank, lambda: decode(_read(rows, records[index]), rows.image_size, rows.channels))
+        return tf.cond(
+            index < 0, lambda: blank, lambda: decode(_read(rows, records[index]), rows.image_size, rows.channels)
+        )
 
     def join(pixels: tf.Tensor, step: tuple[tf.Tensor, tf.Tensor]) -> tuple:
         chosen = indices(*step)

@@ -88,7 +88,9 @@ def restore(run_dir: str, model: keras.Model, trainee: keras.Model) -> None:
     values = [state.get(f"{i:05d}") for i in range(len(variables))]
     for variable, value in zip(variables, values, strict=True):
         if value is None or value.shape != tuple(variable.shape):
-            raise UserError(f"The checkpoint in {run_dir} is of another network: {variable.path} doesn't fit. {_RESTART}")
+            raise UserError(
+                f"The checkpoint in {run_dir} is of another network: {variable.path} doesn't fit. {_RESTART}"
+            )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 

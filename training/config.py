@@ -85,9 +85,7 @@ class TrainConfig:
         "class=0.7,brightness=0.3", "For a model with several heads: the weight of each head's loss, NAME=WEIGHT,..."
     )
     early_stopping: int = _flag(0, "Stop a phase after this many epochs without a better validation loss. 0: never.")
-    precision: str = _flag(
-        "float32", "Numbers to compute with.", ("float32", "mixed_bfloat16", "mixed_float16")
-    )
+    precision: str = _flag("float32", "Numbers to compute with.", ("float32", "mixed_bfloat16", "mixed_float16"))
     strategy: str = _flag("auto", "Devices to train on. auto: all GPUs of this machine.", ("auto", "none", "mirrored"))
     require_gpu: bool = _flag(False, "Fail where no GPU is found, instead of training on the CPU.")
     seed: int = _flag(0, "Decides initial weights, order and augmentation; 0 or more. The split doesn't depend on it.")

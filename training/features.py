@@ -86,9 +86,7 @@ def _key(front: keras.Model, files: Files, digests: list[str], objective: Object
     return digest.hexdigest()[:20]
 
 
-def _fill(
-    folder: str, front: keras.Model, files: Files, objective: Objective, batch_size: int, title: str
-) -> None:
+def _fill(folder: str, front: keras.Model, files: Files, objective: Objective, batch_size: int, title: str) -> None:
     """Writes the features as they come, so that memory doesn't grow with the number of pictures."""
     make_folder(folder)
     shape = (len(files), *front.output_shape[1:])

@@ -72,7 +72,9 @@ def _build(config: TrainConfig, num_classes: int) -> keras.Model:
     model = models.build(config.model, num_classes, image_size=config.image_size, transfer=config.pretrained)
     if config.pretrained:
         weights.load(model, config.model, config.weights or "")
-    print(f"Model: {config.model}, {model.count_params():,} parameters, {config.image_size} px, weights: {config.weights}.")
+    print(
+        f"Model: {config.model}, {model.count_params():,} parameters, {config.image_size} px, weights: {config.weights}."
+    )
     return model
 
 
@@ -111,9 +113,7 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> 
     optimizer = keras.optimizers.Adam(phase.learning_rate)
     trainee.compile(optimizer=optimizer, **job.objective.compile_arguments())
     per_epoch = steps_per_epoch(train_rows, config.batch_size)
-    checkpointer = Checkpointer(
-        job.run_dir, job.model, progress, per_epoch, config.checkpoint_minutes, resumes=resumes
-    )
+    checkpointer = Checkpointer(job.run_dir, job.model, progress, per_epoch, config.checkpoint_minutes, resumes=resumes)
     callbacks = [
         StopAtNonFinite(phase, progress, job.run_dir),
         Recorder(job.run_dir, job.model, phase, progress, config.early_stopping),

@@ -29,9 +29,7 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 
 
 @contextlib.contextmanager
-def start(
-    config: TrainConfig, examples: Examples, model: keras.Model, command: str, found: list[str]
-) -> Iterator[str]:
+def start(config: TrainConfig, examples: Examples, model: keras.Model, command: str, found: list[str]) -> Iterator[str]:
     """Makes the folder of a new run and records what it is.
 
     Raises:
@@ -75,9 +73,7 @@ def finish(run_dir: str, objective: Objective, test: Files, config: TrainConfig,
     run = Run.open(run_dir)
     model = run.load_model()
     model.compile(**objective.compile_arguments())
-    metrics = model.evaluate(
-        ordered_batches(test, config.batch_size, objective.targets), return_dict=True, verbose=0
-    )
+    metrics = model.evaluate(ordered_batches(test, config.batch_size, objective.targets), return_dict=True, verbose=0)
     write_json(run.file(CONFIG), run.details() | {"training_seconds": round(seconds, 1)})
     write_json(run.file(TEST), {name: float(value) for name, value in metrics.items()})
     checkpoint.remove(run_dir)
