@@ -225,9 +225,8 @@ def main(argv: list[str]) -> None:
     served = load(options.model_dir, options.model_name)
     try:
         with running(served, options.grpc_port, options.rest_port) as (grpc_address, rest_address):
-            print(
-                f"Version {served.version} of {served.name}: gRPC on {grpc_address}, HTTP on {rest_address}. Ctrl-C ends it."
-            )
+            print(f"Version {served.version} of {served.name}: gRPC on {grpc_address}, HTTP on {rest_address}.")
+            print("Ctrl-C ends it.", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
     except (OSError, RuntimeError) as error:

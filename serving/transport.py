@@ -42,7 +42,7 @@ class BusyError(Exception):
         is_down: whether no server could be reached at all.
     """
 
-    def __init__(self, message: str, *, is_down: bool) -> None:  # noqa: D107
+    def __init__(self, message: str, *, is_down: bool) -> None:
         super().__init__(message)
         self.is_down = is_down
 
@@ -85,7 +85,7 @@ class Transport(Protocol):
 class Grpc:
     """Calls over gRPC. Safe to use from several threads."""
 
-    def __init__(self, target: Target) -> None:  # noqa: D107
+    def __init__(self, target: Target) -> None:
         self.target = target
         self._channel = grpc.insecure_channel(target.server, options=_CHANNEL_OPTIONS)
         self._predict = self._channel.unary_unary(
@@ -120,7 +120,7 @@ class Grpc:
 class Rest:
     """Calls over HTTP. Safe to use from several threads."""
 
-    def __init__(self, target: Target, connections: int = 1) -> None:  # noqa: D107
+    def __init__(self, target: Target, connections: int = 1) -> None:
         self.target = target
         root = target.server if "://" in target.server else f"http://{target.server}"
         label = f"/labels/{target.label}" if target.label else ""
