@@ -1,4 +1,4 @@
-"""From the bytes of a picture to pixels of one size: the one function that training, evaluation and the server share."""
+"""From the bytes of a picture to pixels of one size: one function for training, evaluation and the server."""
 
 from __future__ import annotations
 

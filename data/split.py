@@ -54,7 +54,7 @@ def assign(source: Source, digests: list[str], fractions: Fractions) -> np.ndarr
     for label in range(len(source.class_names)):
         members = free[source.labels[free] == label]
         _cut(members[np.argsort(ranks[members], kind="stable")], fractions, parts)
-    _keep_identical_together(ranks, parts)
+    _keep_identical_together(free, ranks, parts)
     _check(source, parts)
     return parts
 
@@ -88,9 +88,9 @@ def _share(count: int, fraction: float) -> int:
     return max(round(count * fraction), 1) if fraction > 0 else 0
 
 
-def _keep_identical_together(ranks: np.ndarray, parts: np.ndarray) -> None:
+def _keep_identical_together(free: np.ndarray, ranks: np.ndarray, parts: np.ndarray) -> None:
     """Moves identical pictures that a cut or two classes have separated into the part that matters more."""
-    duplicated = np.flatnonzero(np.bincount(ranks)[ranks] > 1)
+    duplicated = free[np.bincount(ranks[free])[ranks[free]] > 1]
     for rank in np.unique(ranks[duplicated]):
         same = duplicated[ranks[duplicated] == rank]
         parts[same] = next(part for part in ("test", "val", "train", UNUSED) if part in parts[same])

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from data import cache, folder
+from data.pipeline import Files, Table
+
+
+@pytest.fixture
+def files(picture_folder: pathlib.Path) -> Files:
+    return Files(folder.load(str(picture_folder)), 16, 3)
+
+
+def digests(files: Files) -> list[str]:
+    return [str(i) for i in range(len(files))]
+
+
+def test_memory_and_disk_hold_the_same_pixels(files: Files) -> None:
+    in_memory, on_disk = (cache.keep_decoded(files, digests(files), mode) for mode in ("memory", "disk"))
+    assert isinstance(in_memory, Table) and isinstance(on_disk, Table)
+    assert isinstance(on_disk.inputs, np.memmap)
+    np.testing.assert_array_equal(in_memory.inputs, on_disk.inputs)
+    assert in_memory.inputs.std() > 10
+
+
+def test_the_file_on_disk_is_used_again(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.keep_decoded(files, digests(files), "disk")
+    monkeypatch.setattr(cache, "_fill", lambda *arguments: pytest.fail("decoded again"))
+    cache.keep_decoded(files, digests(files), "disk")
+    with pytest.raises(pytest.fail.Exception, match="decoded again"):
+        cache.keep_decoded(files, digests(files)[::-1], "disk")
+
+
+def test_none_decodes_in_every_epoch(files: Files) -> None:
+    assert cache.keep_decoded(files, digests(files), "none") is files
+
+
+@pytest.mark.parametrize(("memory", "disk", "place"), [(1e9, 1e9, "memory"), (1e4, 1e9, "disk"), (1e4, 1e4, "none")])
+def test_auto_chooses_by_size(monkeypatch: pytest.MonkeyPatch, memory: float, disk: float, place: str) -> None:
+    monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: type("", (), {"available": memory}))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("", (), {"free": disk}))
+    assert cache._choose(100_000) == place

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from data.decode import decode
+from tests.conftest import encode, stripes
+
+
+def gradient(height: int, width: int) -> np.ndarray:
+    """A smooth picture, which any good filter keeps."""
+    rows, columns = np.mgrid[:height, :width]
+    channels = [255 * rows / height, 255 * columns / width, np.full((height, width), 60.0)]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def in_pipeline(encoded: bytes, image_size: int, channels: int) -> np.ndarray:
+    dataset = tf.data.Dataset.from_tensors(encoded).map(lambda b: decode(b, image_size, channels))
+    return next(iter(dataset)).numpy()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_format_gives_the_picture(form: str, channels: int) -> None:
+    pixels = in_pipeline(encode(gradient(64, 96), form), 32, channels)
+    wanted = np.asarray(Image.fromarray(gradient(64, 96)).resize((32, 32), Image.Resampling.BOX), np.float32)
+    if channels == 1:
+        wanted = (wanted @ np.asarray([0.299, 0.587, 0.114]))[..., np.newaxis]
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (32, 32, channels)
+    # A GIF has 256 colours and a JPEG is lossy.
+    assert np.abs(pixels - wanted).mean() < (8 if form == "GIF" else 2)
+
+
+def test_eager_and_pipeline_agree() -> None:
+    encoded = encode(stripes(0, upright=True, size=(90, 130)))
+    np.testing.assert_array_equal(decode(tf.constant(encoded), 40).numpy(), in_pipeline(encoded, 40, 3))
+
+
+def test_a_picture_of_the_right_size_is_not_touched() -> None:
+    pixels = stripes(0, upright=True, size=(48, 48))
+    np.testing.assert_array_equal(in_pipeline(encode(pixels, "PNG"), 48, 3), pixels)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8, 16])
+def test_fine_detail_of_a_large_picture_is_averaged_and_not_sampled(factor: int) -> None:
+    """One-pixel stripes of 0 and 255 are grey from afar; a filter that skips pixels would show stripes."""
+    size = 32 * factor
+    pixels = np.zeros((size, size, 3), np.uint8)
+    pixels[:, ::2] = 255
+    shrunk = in_pipeline(encode(pixels), 32, 3)
+    assert np.abs(shrunk.astype(float) - 127.5).max() < 8
+
+
+def test_a_long_strip_is_averaged_too() -> None:
+    pixels = np.zeros((40, 640, 3), np.uint8)
+    pixels[:, ::2] = 255
+    assert np.abs(in_pipeline(encode(pixels, "PNG"), 32, 3).astype(float) - 127.5).max() < 8
+
+
+def test_grey_and_transparent_and_16_bit_pictures() -> None:
+    grey = np.full((20, 20), 77, np.uint8)
+    np.testing.assert_array_equal(in_pipeline(encode(grey, "PNG"), 20, 3), 77)
+    np.testing.assert_array_equal(in_pipeline(encode(grey, "BMP"), 20, 3), 77)
+    rgba = np.full((20, 20, 4), (10, 20, 30, 0), np.uint8)
+    np.testing.assert_array_equal(in_pipeline(encode(rgba, "PNG"), 20, 3), np.broadcast_to((10, 20, 30), (20, 20, 3)))
+    deep = np.full((20, 20), 77 * 257, np.uint16)
+    np.testing.assert_array_equal(in_pipeline(encode(deep, "PNG"), 20, 3), 77)
+
+
+def test_cmyk_jpeg() -> None:
+    file = io.BytesIO()
+    Image.new("CMYK", (20, 20), (0, 255, 255, 0)).save(file, "JPEG")
+    red = in_pipeline(file.getvalue(), 20, 3).mean(axis=(0, 1))
+    assert red[0] > 200 and red[1] < 60 and red[2] < 60
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(in_pipeline(file.getvalue(), 20, 3)[0, 0], (255, 0, 0))
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, -20])
+def test_half_a_file_is_refused(keep: float) -> None:
+    encoded = encode(stripes(0, upright=True, size=(90, 130)))
+    cut = encoded[: int(len(encoded) * keep)] if 0 < keep < 1 else encoded[: int(keep)]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        in_pipeline(cut, 40, 3)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from data.source import Source, as_records
+from data.split import Fractions, assign
+from errors import UserError
+
+STANDARD = Fractions(0.8, 0.1, 0.1)
+
+
+def source(counts: tuple[int, ...], is_test: np.ndarray | None = None) -> Source:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return Source(
+        name="made",
+        addresses=tuple(f"{i}.jpg" for i in range(len(labels))),
+        records=as_records([b"" for _ in labels]),
+        labels=labels,
+        class_names=tuple(f"class {i}" for i in range(len(counts))),
+        holds_paths=True,
+        is_test=is_test,
+    )
+
+
+def digests(count: int, first: int = 0) -> list[str]:
+    return [hashlib.sha256(str(i).encode()).hexdigest() for i in range(first, first + count)]
+
+
+def sizes(parts: np.ndarray) -> dict[str, int]:
+    return {part: int((parts == part).sum()) for part in ("train", "val", "test", "unused")}
+
+
+def test_shares_are_exact_and_stratified() -> None:
+    made = source((100, 50))
+    parts = assign(made, digests(150), STANDARD)
+    assert sizes(parts) == {"train": 120, "val": 15, "test": 15, "unused": 0}
+    assert (made.labels[parts == "test"] == 0).sum() == 10
+
+
+def test_the_order_of_the_files_does_not_matter() -> None:
+    names = digests(150)
+    shuffled = np.random.default_rng(0).permutation(150)
+    made = source((100, 50))
+    parts = assign(made, names, STANDARD)
+    again = assign(made.take(shuffled), [names[i] for i in shuffled], STANDARD)
+    np.testing.assert_array_equal(again, parts[shuffled])
+
+
+def test_fewer_training_pictures_leave_the_other_parts_as_they_are() -> None:
+    large = assign(source((100, 100)), digests(200), STANDARD)
+    small = assign(source((100, 100)), digests(200), Fractions(0.1, 0.1, 0.1))
+    assert sizes(small) == {"train": 20, "val": 20, "test": 20, "unused": 140}
+    for part in ("val", "test"):
+        np.testing.assert_array_equal(small == part, large == part)
+    assert np.all(large[small == "train"] == "train")
+
+
+def test_a_new_picture_moves_hardly_any_other() -> None:
+    before = assign(source((200, 200)), digests(400), STANDARD)
+    names = digests(400)
+    after = assign(source((201, 200)), [names[0], *digests(1, 1000), *names[1:]], STANDARD)
+    assert (np.delete(after, 1) != before).sum() <= 2
+
+
+@pytest.mark.parametrize("copies", [2, 5])
+def test_identical_pictures_stay_together(copies: int) -> None:
+    names = digests(60)
+    parts = assign(source((60 * copies, 30)), names * copies + digests(30, 100), STANDARD)
+    for first in range(60):
+        assert len(set(parts[first : 60 * copies : 60])) == 1
+
+
+def test_identical_pictures_in_two_classes_stay_together() -> None:
+    parts = assign(source((60, 60)), digests(60) * 2, STANDARD)
+    np.testing.assert_array_equal(parts[:60], parts[60:])
+
+
+def test_the_publishers_test_part_is_kept_and_its_copies_are_not_trained_on() -> None:
+    is_test = np.arange(120) >= 100
+    names = digests(119) + digests(1)
+    parts = assign(source((60, 60), is_test), names, STANDARD)
+    np.testing.assert_array_equal(parts == "test", is_test)
+    assert parts[0] == "unused", "its copy is the last picture of the test part"
+    assert sizes(parts)["val"] == round(59 / 9) + round(40 / 9)
+
+
+def test_small_classes_are_in_every_part() -> None:
+    parts = assign(source((4, 4)), digests(8), STANDARD)
+    assert sizes(parts) == {"train": 4, "val": 2, "test": 2, "unused": 0}
+
+
+def test_too_few_pictures_are_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(UserError, match=r"train part must hold pictures of each class.*class 1.*--train_fraction"):
+        assign(source((20, 2)), digests(22), STANDARD)
+
+
+def test_the_split_is_the_same_on_every_machine() -> None:
+    """Stored once; a change of it makes every earlier run incomparable."""
+    parts = assign(source((30, 30)), digests(60), STANDARD)
+    assert hashlib.sha256(",".join(parts).encode()).hexdigest()[:8] == "dd6bf926"
