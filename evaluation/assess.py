@@ -111,7 +111,7 @@ def assess(subject: Subject, predictor: Predictor, batch_size: int) -> Assessmen
     rescaled = None if temperature is None else calibration.rescale(predictions.probabilities, temperature)
     all_train = run.part("train")
     train = _spread(all_train, _MOST_COMPARED)
-    headers = [scan.read_header(subject.part.encoded(i)) for i in _evenly(len(subject.part), _MOST_HEADERS)]
+    headers = [scan.read_header(subject.part.encoded(i)) for i in evenly(np.arange(len(subject.part)), _MOST_HEADERS)]
     typical_px = float(np.median([max(header.width, header.height) for header in headers]))
     copies = duplicates.compare(subject.part, train, typical_px)
     numbers = {
@@ -172,10 +172,12 @@ def _readable(source: Source) -> tuple[Source, list[str]]:
     ]
 
 
+def evenly(values: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the values, over the whole length: of a list sorted by class, all classes in their shares."""
+    if len(values) <= most:
+        return values
+    return values[np.linspace(0, len(values) - 1, most).round().astype(np.int64)]
+
+
 def _spread(part: Part, most: int) -> Part:
-    return replace(part, source=part.source.take(_evenly(len(part), most)))
-
-
-def _evenly(length: int, most: int) -> np.ndarray:
-    """At most `most` indices over the whole length: of a list sorted by class, all classes in their shares."""
-    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(np.int64))
+    return replace(part, source=part.source.take(evenly(np.arange(len(part)), most)))

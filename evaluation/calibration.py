@@ -26,7 +26,7 @@ class Bin:
 
 
 def bins(labels: np.ndarray, probabilities: np.ndarray) -> list[Bin]:
-    """The bins that hold pictures, by the probability of the predicted class (shapes as in `metrics.classification`)."""
+    """The bins that hold pictures, by the probability of the predicted class."""
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
     places = np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -11,7 +11,7 @@ _LISTED = 5
 
 
 def of_metrics(model: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
-    """Sentences about a test part that is too small for the claim (arguments as `metrics.classification` gives them)."""
+    """Sentences about a test part that is too small for the claim; both arguments from `metrics.classification`."""
     return [
         *_on_size(model),
         *_on_baseline(model, baseline),

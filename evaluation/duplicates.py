@@ -9,8 +9,8 @@ import numpy as np
 from data.progress import progress
 from training.run import Part
 
-# At 16 px copies of a photograph that were re-encoded, resized or recoloured correlate above 0.98, different photographs
-# of 2,400 cats and dogs nowhere above 0.9. Two handwritten digits of one class come to 0.99 without being copies.
+# At 16 px, copies of a photograph that were re-encoded, resized or recoloured correlate above 0.98, different ones of
+# 2,400 cats and dogs nowhere above 0.9. Two handwritten digits of one class come to 0.99 without being copies.
 SIMILARITY = 0.98
 SIMILARITY_OF_ICONS = 0.995
 _ICON_PX = 64

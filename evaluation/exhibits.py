@@ -12,7 +12,7 @@ import tensorflow as tf
 from data.augment import augment, layers, num_draws
 from data.scan import printable
 from evaluation import gradcam, svg
-from evaluation.assess import Assessment
+from evaluation.assess import Assessment, evenly
 from training.run import Part
 
 WORST = 24
@@ -51,15 +51,11 @@ def wrong_first_by_confidence(assessment: Assessment) -> np.ndarray:
 
 
 def evidence(assessment: Assessment, model: keras.Model) -> dict[str, list[Exhibit]] | None:
-    """Grad-CAM of the predicted class over right answers, from the surest to the least sure, and over the worst errors.
+    """Grad-CAM of the predicted class over right answers and over the worst errors.
 
     None for a network without convolutions.
     """
-    predictions = assessment.predictions
-    right = np.flatnonzero(predictions.correct)
-    right = right[np.argsort(-predictions.confidence[right], kind="stable")]
-    spread = right[np.unique(np.linspace(0, max(len(right) - 1, 0), _EXPLAINED).round().astype(int))] if len(right) else right
-    groups = {"right": spread, "wrong": wrong_first_by_confidence(assessment)[:_EXPLAINED]}
+    groups = {"right": _right_of_all_kinds(assessment), "wrong": wrong_first_by_confidence(assessment)[:_EXPLAINED]}
     explained = {name: _explain(assessment, model, chosen) for name, chosen in groups.items() if len(chosen)}
     return None if None in explained.values() else explained  # type: ignore[return-value]
 
@@ -90,6 +86,19 @@ def augmented(part: Part, level: str, seed: int) -> list[str]:
     return [svg.from_pixels(version) for version in tf.saturate_cast(tf.round(versions), tf.uint8).numpy()]
 
 
+def _right_of_all_kinds(assessment: Assessment) -> np.ndarray:
+    """Indices of right answers from several classes, sure and less sure ones of each."""
+    predictions = assessment.predictions
+    right = np.flatnonzero(predictions.correct)
+    classes = evenly(np.unique(predictions.labels[right]), _EXPLAINED)
+    chosen = []
+    for label in classes:
+        members = right[predictions.labels[right] == label]
+        members = members[np.argsort(-predictions.confidence[members], kind="stable")]
+        chosen += list(evenly(members, _EXPLAINED // len(classes)))
+    return np.asarray(chosen, np.int64)
+
+
 def _explain(assessment: Assessment, model: keras.Model, chosen: np.ndarray) -> list[Exhibit] | None:
     part = assessment.subject.part
     few = Part(part.source.take(chosen), part.image_size, part.channels)
@@ -98,7 +107,9 @@ def _explain(assessment: Assessment, model: keras.Model, chosen: np.ndarray) -> 
     if heat is None:
         return None
     shown = zip(chosen, pixels, heat, strict=True)
-    return [_exhibit(assessment, i, picture, svg.from_pixels(gradcam.overlay(picture, warm))) for i, picture, warm in shown]
+    return [
+        _exhibit(assessment, i, picture, svg.from_pixels(gradcam.overlay(picture, warm))) for i, picture, warm in shown
+    ]
 
 
 def _exhibit(assessment: Assessment, index: int, pixels: np.ndarray | None = None, heat: str = "") -> Exhibit:

@@ -10,7 +10,13 @@ from markupsafe import Markup
 
 from evaluation import tables
 
-_FORMATS = {"percent": tables.percent, "decimal": tables.decimal, "count": tables.count, "p": tables.p_value}
+_FORMATS = {
+    "count": tables.count,
+    "decimal": tables.decimal,
+    "p": tables.p_value,
+    "percent": tables.percent,
+    "tenth": tables.tenth,
+}
 
 
 def render(template: str, numbers: dict[str, Any], **context: Any) -> str:

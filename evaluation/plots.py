@@ -1,4 +1,4 @@
-"""The report's plots. Each has a title, named axes with units, and says what is good; colours are the palette's only."""
+"""The report's plots. Each has a title and named axes with units; colours are only the palette's."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn import metrics as sk
 
 from evaluation.calibration import BINS, bins
+from evaluation.metrics import wilson
 from training.curves import BLUE, FAINT, GREEN, INK, ORANGE, PAPER, STYLE
 
 _WIDTH = 5.2
@@ -50,10 +51,12 @@ def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Fig
             colour = PAPER if shares[row, column] > 0.5 else INK
             size = 15 if classes <= 4 else 9
             axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=colour, fontsize=size)
-    size = float(np.clip(520 / classes / 1.3, 4.5, 10))
+    name_size = float(np.clip(400 / classes, 4.5, 10))
     axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), aspect="equal")
-    axes.set_xticks(range(classes), [_short(name) for name in class_names], rotation=90 if classes > 4 else 0, fontsize=size)
-    axes.set_yticks(range(classes), [_short(name) for name in class_names], fontsize=size)
+    axes.set_xticks(
+        range(classes), [_short(name) for name in class_names], rotation=90 if classes > 4 else 0, fontsize=name_size
+    )
+    axes.set_yticks(range(classes), [_short(name) for name in class_names], fontsize=name_size)
     axes.grid(False)
     axes.set_title("Confusion matrix: what was taken for what", loc="left", pad=12)
     axes.set_xlabel("predicted class")
@@ -101,15 +104,15 @@ def reliability(labels: np.ndarray, before: np.ndarray, after: np.ndarray | None
     """How often the model is right against how sure it is, before and after temperature scaling (None: not fitted)."""
     figure = Figure(figsize=(_WIDTH, 5.6))
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    top.plot([0, 1], [0, 1], color=FAINT, linestyle=":", label="as sure as right")
-    _draw_reliability(top, labels, before, "as trained", "-", BLUE)
+    top.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="as sure as right")
+    _draw_reliability(top, labels, before, "as trained", "o", BLUE)
     if after is not None:
-        _draw_reliability(top, labels, after, "temperature-scaled", "--", ORANGE)
+        _draw_reliability(top, labels, after, "temperature-scaled", "s", ORANGE)
     bottom.hist(before.max(axis=1), bins=BINS, range=(0, 1), color=BLUE, alpha=0.8)
     # The most probable of two classes has a half at least.
     top.set(ylim=(0, 1.04), ylabel="right (share of pictures)", xlim=(1 / before.shape[1] - 0.02, 1.02))
-    top.set_title("Reliability: does 90 % sure mean 90 % right?", loc="left")
-    top.legend(loc="upper left")
+    top.set_title("Reliability: does 90 % sure mean 90 % right?", loc="left", pad=26)
+    top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, columnspacing=1, fontsize=9)
     bottom.set(xlabel="confidence (probability of the answer)", ylabel="pictures")
     bottom.xaxis.set_major_formatter(PercentFormatter(1))
     top.yaxis.set_major_formatter(PercentFormatter(1))
@@ -198,13 +201,16 @@ def _draw_cell(axes: Axes, row: int, column: int, share: float) -> None:
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=alpha, linewidth=0))
 
 
-def _draw_reliability(axes: Axes, labels: np.ndarray, probabilities: np.ndarray, name: str, form: str, colour: str) -> None:
-    """A larger dot stands for more pictures: a small one far from the diagonal proves little."""
-    filled = bins(labels, probabilities)
-    confidence, accuracy = [bin.confidence for bin in filled], [bin.accuracy for bin in filled]
-    axes.plot(confidence, accuracy, form, color=colour, label=name, linewidth=1)
-    areas = [12 + 160 * bin.pictures / len(labels) for bin in filled]
-    axes.scatter(confidence, accuracy, areas, color=colour, alpha=0.8, linewidths=0)
+def _draw_reliability(
+    axes: Axes, labels: np.ndarray, probabilities: np.ndarray, name: str, form: str, colour: str
+) -> None:
+    """With its 95 % interval, or a bin of two pictures would look as telling as one of two hundred."""
+    for bin in bins(labels, probabilities):
+        low, high = wilson(round(bin.accuracy * bin.pictures), bin.pictures)
+        axes.plot([bin.confidence] * 2, [low, high], color=colour, linewidth=1, alpha=0.6)
+        size = 3 + 7 * (bin.pictures / len(labels)) ** 0.5
+        axes.plot(bin.confidence, bin.accuracy, form, color=colour, markersize=size, label=name)
+        name = ""
 
 
 def _short(name: str, longest: int = _LONGEST_NAME) -> str:

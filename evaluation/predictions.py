@@ -159,7 +159,7 @@ def _checked(batches: Iterable[Answers], class_names: tuple[str, ...], folder: s
         fits = found.shape[1] == len(expected)
         if not fits or [expected[i] for i in found.argmax(axis=1)] != answers["label"].tolist():
             raise UserError(
-                f"The SavedModel in {folder} must have the classes of this run, {', '.join(class_names)}, and must read "
-                f"each picture. Received: {found.shape[1]} classes and labels such as {answers['label'][0]!r}."
+                f"The SavedModel in {folder} must read each picture and have the classes of this run, "
+                f"{', '.join(class_names)}. Received: {found.shape[1]} classes, and the label {answers['label'][0]!r}."
             )
         yield {name: answers[name].astype(np.float64) for name in (*_RETURNED, "targets") if name in answers}

@@ -41,7 +41,7 @@ def write(assessment: Assessment, model: keras.Model, folder: str) -> str:
 
 
 def most_confused(numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    """The commonest pairs of a label and another prediction: indices, names, pictures, share of the label's pictures."""
+    """The commonest pairs of a label and another prediction, with the share of the label's pictures."""
     confusion = np.asarray(numbers["confusion"])
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSED]

@@ -1,4 +1,4 @@
-"""Figures and pictures as text inside the page: SVG that follows the reader's theme, and thumbnails as data addresses."""
+"""Figures and pictures inside the page: SVG that follows the reader's theme, and thumbnails as `data:` addresses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import warnings
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,7 +30,7 @@ _VARIABLES = {
 _THEMED = re.compile("|".join(_VARIABLES))
 
 # Letters stay letters: small, searchable, in the reader's font; class names may hold a $, which is no formula.
-_AS_TEXT = {"svg.fonttype": "none", "text.parse_math": False}
+_AS_TEXT: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False}
 
 
 def from_figure(figure: Figure, label: str) -> Markup:

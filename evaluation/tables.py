@@ -19,6 +19,11 @@ def decimal(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.3f}"
 
 
+def tenth(value: float | None) -> str:
+    """One digit after the point, with a comma after each thousand."""
+    return UNKNOWN if value is None else f"{value:,.1f}"
+
+
 def count(value: int | None) -> str:
     """With a comma after each thousand."""
     return UNKNOWN if value is None else f"{value:,}"
@@ -39,7 +44,8 @@ def per_class(model: dict[str, Any]) -> str:
     """Precision, recall, F1 and support of each class, with their mean, as an aligned table."""
     rows = [["class", "precision", "recall", "F1", "pictures"]]
     for row in model["classes"]:
-        rows.append([row["name"], *(decimal(row[name]) for name in ("precision", "recall", "f1")), count(row["support"])])
+        shares = (decimal(row[name]) for name in ("precision", "recall", "f1"))
+        rows.append([row["name"], *shares, count(row["support"])])
     macro = (decimal(model["macro"][name]) for name in ("precision", "recall", "f1"))
     return aligned([*rows, ["mean of classes", *macro, count(model["pictures"])]])
 

@@ -1,0 +1,123 @@
+"""Evaluates a trained run and writes its report: `python evaluate.py --run=runs/NAME`."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+import errors
+
+if TYPE_CHECKING:
+    from evaluation.assess import Assessment, Subject
+    from training.run import Run
+
+_RUN = flags.DEFINE_string("run", None, "Folder of the run that train.py has written, such as runs/NAME.")
+_DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "Other pictures than the run's test part: a folder with one sub-folder a class, a .csv of path,label, a TensorFlow "
+    "Datasets name, or digits. Classes are matched by name.",
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "With --data=NAME: folder of prepared TensorFlow Datasets.")
+_EXPORT = flags.DEFINE_string(
+    "export", None, "SavedModel to evaluate in place of the run's model: a version's folder, or the folder of versions."
+)
+_COMPARE = flags.DEFINE_boolean("compare", False, "Compare the runs that follow: evaluate.py --compare RUN RUN ...")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Pictures a step, 1 or more.", lower_bound=1)
+
+# A wider table doesn't fit a terminal.
+_MOST_PRINTED_CLASSES = 12
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags, evaluates, prints the numbers, and says where the report is."""
+    _check(argv[1:])
+    # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
+    from training.run import Run
+
+    if _COMPARE.value:
+        _compare([Run.open(path) for path in argv[1:]])
+    else:
+        _evaluate(Run.open(_RUN.value or ""))
+
+
+def _check(positional: list[str]) -> None:
+    if not _COMPARE.value and positional:
+        raise errors.UserError(
+            f"A run is named by --run=FOLDER, or several after --compare. Received: {' '.join(positional)}."
+        )
+    if _COMPARE.value and (_RUN.value or _DATA.value or _EXPORT.value or len(positional) < 2):
+        raise errors.UserError(
+            "--compare takes two folders of runs or more, and none of --run, --data and --export. "
+            f"Received {len(positional)} folders. Example: evaluate.py --compare runs/A runs/B."
+        )
+    if not _COMPARE.value and not _RUN.value:
+        raise errors.UserError("evaluate.py needs --run=FOLDER, or --compare RUN RUN ... Received neither.")
+
+
+def _evaluate(run: Run) -> None:
+    from evaluation import assess, card, predictions, report
+
+    model = run.load_model()
+    if _EXPORT.value:
+        network = predictions.newest_version(_EXPORT.value)
+        predictor = predictions.from_saved_model(network, run.class_names)
+    else:
+        network, predictor = "model.keras", predictions.from_model(model)
+    assessment = assess.assess(_subject(run, network), predictor, _BATCH_SIZE.value)
+    print(_summary(assessment))
+    page = report.write(assessment, model, _folder(run))
+    print(f"\nReport: {page}")
+    if not _EXPORT.value and not _DATA.value:
+        print(f"Model card: {card.write(assessment)}")
+
+
+def _subject(run: Run, network: str) -> Subject:
+    from evaluation import assess
+
+    if _DATA.value:
+        return assess.other_pictures(run, _DATA.value, _DATA_DIR.value, network)
+    return assess.own_test_part(run, network)
+
+
+def _folder(run: Run) -> str:
+    """The run's own report keeps its place; those on other pictures or of a SavedModel get one each below it."""
+    others = [f"{kind}-{value}" for kind, value in (("data", _DATA.value), ("export", _EXPORT.value)) if value]
+    names = [re.sub(r"\W+", "-", name).strip("-") for name in others]
+    return os.path.join(run.file("report"), *(["-".join(names)] if names else []))
+
+
+def _summary(assessment: Assessment) -> str:
+    from evaluation import tables
+
+    numbers = assessment.numbers
+    low, high = tables.percent(numbers["accuracy_low"]), tables.percent(numbers["accuracy_high"])
+    base = numbers["baseline"]
+    paragraphs = [
+        f"Accuracy on {numbers['pictures']:,} pictures of {numbers['pictures_of']}: "
+        f"{tables.percent(numbers['accuracy'])} (95 % interval: {low} to {high}).\n"
+        f'Always "{base["class"]}": {tables.percent(base["accuracy"])}.',
+        tables.per_class(numbers),
+    ]
+    if len(numbers["classes"]) <= _MOST_PRINTED_CLASSES:
+        paragraphs.append(tables.confusion(numbers))
+    if brightness := numbers["brightness"]:
+        mae, rmse, r2 = (tables.decimal(brightness[name]) for name in ("mae", "rmse", "r2"))
+        paragraphs.append(f"Brightness (0-1): mean absolute error {mae}, root mean squared error {rmse}, R² {r2}.")
+    paragraphs += [f"Warning: {warning}" for warning in numbers["warnings"]]
+    return "\n\n".join(paragraphs)
+
+
+def _compare(runs: list[Run]) -> None:
+    from evaluation import compare
+
+    comparison = compare.compare(runs, _BATCH_SIZE.value)
+    print(compare.text(comparison))
+    print(f"\nReport: {compare.write(comparison, runs[0].file('report'))}")
+
+
+if __name__ == "__main__":
+    errors.run(main)
