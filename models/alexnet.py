@@ -90,12 +90,15 @@ def backbone(
 
 
 def _convolve(x: keras.KerasTensor, convolution: Convolution, i: int) -> keras.KerasTensor:
-    if convolution.padding:
+    # Padding inside the convolution costs no copy; Keras offers it where it leaves the maps' size as it is.
+    same = convolution.stride == 1 and convolution.padding == convolution.size // 2
+    if convolution.padding and not same:
         x = layers.ZeroPadding2D(convolution.padding, name=f"conv{i}_pad")(x)
     x = layers.Conv2D(
         convolution.filters,
         convolution.size,
         strides=convolution.stride,
+        padding="same" if same else "valid",
         activation="relu",
         kernel_initializer="he_normal",
         name=f"conv{i}",

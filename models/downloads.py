@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 import socket
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -34,33 +35,37 @@ def fetch(spec: ModelSpec, include_head: bool) -> pathlib.Path:
             "Pass --weights=PATH to a file of your own, or --weights=none to start from random weights."
         )
     file = spec.weights.full if include_head else spec.weights.backbone
-    cached = cache_folder() / file.file_name
-    if _is_right(cached, file):
-        return cached
+    for folder in cache_folders():
+        if _is_right(folder / file.file_name, file):
+            return folder / file.file_name
     _check_reachable(spec, file)
+    folder = next(filter(_is_writable, cache_folders()))
+    target = folder / file.file_name
     try:
         with _stalls_end(STALL_SECONDS):
-            fetched = pathlib.Path(
-                keras.utils.get_file(
-                    file.file_name,
-                    file.url,
-                    cache_dir=str(cache_folder().parent),
-                    cache_subdir=cache_folder().name,
-                    file_hash=file.checksum if _is_whole(file) else None,
-                    force_download=True,
-                )
+            keras.utils.get_file(
+                file.file_name, file.url, cache_dir=str(folder.parent), cache_subdir=folder.name, force_download=True
             )
     except Exception as problem:  # get_file raises bare exceptions.
         raise UserError(_advice(spec, file, str(problem))) from problem
-    if not _is_right(fetched, file):
-        fetched.unlink()
+    if not _is_right(target, file):
+        target.unlink()
         raise UserError(_advice(spec, file, "what came has another checksum"))
-    return fetched
+    return target
 
 
-def cache_folder() -> pathlib.Path:
-    """Where keras.applications keeps its files too: `$KERAS_HOME/models`, else `~/.keras/models`."""
-    return pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras") / "models"
+def cache_folders() -> list[pathlib.Path]:
+    """Where keras.applications keeps its files too, best first: $KERAS_HOME or ~/.keras, else the temporary folder."""
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
+    return [home / "models", pathlib.Path(tempfile.gettempdir()) / ".keras" / "models"]
+
+
+def _is_writable(folder: pathlib.Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _is_whole(file: PublishedFile) -> bool:
@@ -86,7 +91,7 @@ def _check_reachable(spec: ModelSpec, file: PublishedFile) -> None:
                 problems.clear()
         except urllib.error.HTTPError as problem:
             problems[0] = f"the server answers {problem.code} {problem.reason}"
-        except (OSError, ValueError) as problem:
+        except Exception as problem:  # Any would else end as a traceback of the thread.
             problems[0] = str(getattr(problem, "reason", problem))
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -112,5 +117,5 @@ def _advice(spec: ModelSpec, file: PublishedFile, problem: str) -> str:
     return (
         f"--weights=imagenet: the weights of --model={spec.name} could not be fetched ({problem}). "
         f"Fetch {file.url} ({kind} {file.checksum}) where there is a network and put it at "
-        f"{cache_folder() / file.file_name}, or pass its path with --weights=PATH; --weights=none needs no file."
+        f"{cache_folders()[0] / file.file_name}, or pass its path with --weights=PATH; --weights=none needs no file."
     )

@@ -110,18 +110,26 @@ def _block(x: keras.KerasTensor, design: Design, filters: int, stride: int, name
         if i > 1:
             x = layers.Activation("relu", name=f"{name}_{i - 1}_relu")(x)
         step = stride if i == 1 else 1
-        if size > 1:
+        if size > 1 and step > 1:
+            # `same` would pad only below and to the right here; torch pads all round.
             x = layers.ZeroPadding2D(size // 2, name=f"{name}_{i}_pad")(x)
-        x = _convolution(x, design, width, size, step, f"{name}_{i}")
+        padding = "valid" if step > 1 else "same"
+        x = _convolution(x, design, width, size, step, f"{name}_{i}", padding)
     x = layers.Add(name=f"{name}_add")([shortcut, x])
     return layers.Activation("relu", name=f"{name}_out")(x)
 
 
 def _convolution(
-    x: keras.KerasTensor, design: Design, filters: int, size: int, stride: int, name: str
+    x: keras.KerasTensor, design: Design, filters: int, size: int, stride: int, name: str, padding: str = "valid"
 ) -> keras.KerasTensor:
-    """An unpadded convolution and its BatchNorm: `{name}_conv`, `{name}_bn`."""
+    """A convolution and its BatchNorm: `{name}_conv`, `{name}_bn`."""
     x = layers.Conv2D(
-        filters, size, strides=stride, use_bias=design.bias, kernel_initializer="he_normal", name=f"{name}_conv"
+        filters,
+        size,
+        strides=stride,
+        padding=padding,
+        use_bias=design.bias,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
     )(x)
     return batch_normalization(design.transfer, epsilon=design.epsilon, momentum=0.9, name=f"{name}_bn")(x)
