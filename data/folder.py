@@ -8,25 +8,30 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from data.names import check_class_names, printable, shortened
 from data.source import Source, as_records
 from errors import UserError
 
 # What file managers and archivers leave behind; nobody means these as pictures.
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def load(path: str) -> Source:
     """Reads the addresses and labels of `path/<class>/**/<picture>`; class indices follow the sorted class names.
 
-    Every visible file counts as a picture; whether it is one, the scan finds out.
+    Every visible file counts as a picture; whether it is one, the scan finds out. Symbolic links are followed, except
+    those that lead back to a folder which they lie in.
 
     Raises:
-        UserError: fewer than two classes, or a class without a file.
+        UserError: fewer than two classes, a class without a file, or a folder that can't be read.
     """
-    root = path.rstrip("/")
-    classes = sorted(name for name in _visible(root) if tf.io.gfile.isdir(_join(root, name)))
-    files = {name: sorted(_files_below(_join(root, name))) for name in classes}
-    _check(path, files)
+    # Below "/" the addresses would otherwise begin with a slash, unlike below other folders.
+    root = path.rstrip("/") or "/."
+    classes = sorted(_remote_folders(root) if "://" in root else _local_folders(root))
+    _check_classes(path, classes)
+    files = {name: sorted(_files_below(root, name)) for name in classes}
+    _check_files(path, files)
     paths = [file for name in classes for file in files[name]]
     labels = [index for index, name in enumerate(classes) for _ in files[name]]
     return Source(
@@ -39,45 +44,80 @@ def load(path: str) -> Source:
     )
 
 
-def _check(path: str, files: dict[str, list[str]]) -> None:
-    if len(files) < 2:
+def _check_classes(path: str, classes: list[str]) -> None:
+    if len(classes) < 2:
         raise UserError(
-            f"--data={path} must hold one sub-folder for each class, two classes at least. "
-            f"Received {len(files)}: {', '.join(files) or 'none'}. "
+            f"--data={printable(path)} must hold one sub-folder for each class, two classes at least. "
+            f"Received {len(classes)}: {shortened(classes) or 'none'}. "
             "Sort the pictures into one folder a class, for example photos/cat/ and photos/dog/."
         )
+    if {name.lower() for name in classes} <= _PARTS:
+        raise UserError(
+            f"The sub-folders of --data={printable(path)} must be classes, such as cat and dog. Received: "
+            f"{', '.join(classes)}, which are parts of a data set. Pass the folder of one part, such as "
+            f"--data={printable(path.rstrip('/'))}/{classes[0]}; the split into parts is made here, see --test_fraction."
+        )
+    check_class_names(path, classes)
+
+
+def _check_files(path: str, files: dict[str, list[str]]) -> None:
     empty = [name for name, members in files.items() if not members]
     if empty:
         raise UserError(
-            f"Each class folder in --data={path} must hold pictures. Received no file in: {', '.join(empty)}. "
-            "Add pictures to these folders or remove them."
+            f"Each class folder in --data={printable(path)} must hold pictures. Received no file in: "
+            f"{shortened(empty)}. Add pictures to these folders or remove them."
         )
 
 
-def _files_below(folder: str) -> Iterator[str]:
-    if "://" in folder:
-        yield from _remote_files_below(folder)
+def _files_below(root: str, name: str) -> Iterator[str]:
+    folder = _join(root, name)
+    if "://" in root:
+        for parent, _, names in tf.io.gfile.walk(folder):
+            yield from (_join(parent, name) for name in names if not _is_litter(name))
         return
-    seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        # A symbolic link to a parent would be walked for ever.
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        # Two links to one folder would give each of its pictures twice.
         identity = os.path.realpath(parent)
-        if identity in seen:
-            folders.clear()
-            continue
+        folders[:] = [] if identity in seen else _entered(parent, folders)
+        if identity not in seen:
+            yield from (_join(parent, name) for name in names if not _is_litter(name))
         seen.add(identity)
-        folders[:] = [name for name in folders if not _is_litter(name)]
-        yield from (_join(parent, name) for name in names if not _is_litter(name))
 
 
-def _remote_files_below(folder: str) -> Iterator[str]:
-    for parent, _, names in tf.io.gfile.walk(folder):
-        yield from (_join(parent, name) for name in names if not _is_litter(name))
+def _remote_folders(root: str) -> list[str]:
+    names = [name.rstrip("/") for name in tf.io.gfile.listdir(root)]
+    return [name for name in names if not _is_litter(name) and tf.io.gfile.isdir(_join(root, name))]
 
 
-def _visible(folder: str) -> list[str]:
-    names = tf.io.gfile.listdir(folder) if "://" in folder else os.listdir(folder)
-    return [name.rstrip("/") for name in names if not _is_litter(name)]
+def _local_folders(root: str) -> list[str]:
+    """Found without TensorFlow, which takes no name that isn't UTF-8."""
+    try:
+        names = os.listdir(root)
+    except OSError as error:
+        _refuse(error)
+    return _entered(root, [name for name in names if os.path.isdir(_join(root, name))])
+
+
+def _entered(parent: str, names: list[str]) -> list[str]:
+    """The folders to go into: no litter, and no links up, which would give other classes' pictures to this one."""
+    here = os.path.realpath(parent)
+    return [
+        name
+        for name in names
+        if not _is_litter(name)
+        and not (
+            os.path.islink(_join(parent, name))
+            and os.path.commonpath([here, target := os.path.realpath(_join(parent, name))]) == target
+        )
+    ]
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(
+        f"Every folder below --data must be readable. Received: {printable(str(error.filename))}, which is not "
+        f"({error.strerror}). Change its permissions or take it away."
+    ) from error
 
 
 def _is_litter(name: str) -> bool:
