@@ -14,6 +14,8 @@ from data.decode import decode
 from data.source import Source
 
 Targets = Callable[[tf.Tensor, tf.Tensor], Any]
+# int64 scalars: epoch, step in it, slice of the step's batch.
+Place = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,27 @@ Rows = Files | Table
 
 
 @dataclass(frozen=True)
+class Share:
+    """The slices of every batch that this process makes, where several devices or hosts train on a batch together.
+
+    A batch is cut into `parts` slices whose sizes differ by one at most; those of a small last batch may be empty.
+    Every random number is that of the whole batch, so the slices together are the batch.
+
+    Attributes:
+        parts: how many slices a batch is cut into.
+        first: index of the first slice that is made here.
+        count: how many are made here, each as an element of its own, in order.
+    """
+
+    parts: int = 1
+    first: int = 0
+    count: int = 1
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Steps:
     """Which training steps to make batches for.
 
@@ -70,7 +93,7 @@ def steps_per_epoch(rows: Rows, batch_size: int) -> int:
 
 
 def training_batches(
-    rows: Rows, steps: Steps, *, level: str = "none", targets: Targets | None = None
+    rows: Rows, steps: Steps, *, level: str = "none", targets: Targets | None = None, share: Share = WHOLE
 ) -> tf.data.Dataset:
     """Shuffled, augmented batches `(pixels, targets)`; each epoch shows every row once, in an order of its own.
 
@@ -79,88 +102,124 @@ def training_batches(
         steps: which steps, and the seed.
         level: of augmentation, `none`, `basic` or `full`.
         targets: makes the targets from `(pixels, labels)` after augmentation; None gives the labels themselves.
+        share: which slices of each batch to make; where it is cut, the rows' weights come third.
     """
     per_epoch = steps_per_epoch(rows, steps.batch_size)
     random_layers = layers(level)
     count = num_draws(random_layers)
 
-    def indices(epoch: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        positions = _positions(step, steps.batch_size, len(rows))
-        seed = tf.stack([tf.constant(steps.seed, tf.int64), epoch])
-        return tf.random.experimental.index_shuffle(positions, seed, len(rows) - 1)
+    def indices(place: Place) -> tf.Tensor:
+        start, stop = _slice(place, steps.batch_size, len(rows), share)
+        seed = tf.stack([tf.constant(steps.seed, tf.int64), place[0]])
+        first = place[1] * steps.batch_size
+        positions = tf.range(first, tf.minimum(first + steps.batch_size, len(rows)))
+        # Of the whole batch, for index_shuffle refuses an empty slice (TensorFlow 2.21).
+        return tf.random.experimental.index_shuffle(positions, seed, len(rows) - 1)[start:stop]
 
-    def finish(pixels: tf.Tensor, labels: tf.Tensor, epoch: tf.Tensor, step: tf.Tensor) -> tuple:
+    def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
+        start, stop = _slice(place, steps.batch_size, len(rows), share)
         if random_layers:
-            seed = tf.stack([tf.constant(steps.seed, tf.int64), epoch * per_epoch + step])
+            seed = tf.stack([tf.constant(steps.seed, tf.int64), place[0] * per_epoch + place[1]])
             draws = tf.random.stateless_uniform((steps.batch_size, count), seed)
-            pixels = augment(pixels, random_layers, draws[: tf.shape(pixels)[0]])
-        return pixels, targets(pixels, labels) if targets else labels
+            pixels = augment(pixels, random_layers, draws[start:stop])
+        batch = pixels, targets(pixels, labels) if targets else labels
+        return (*batch, *_slice_weights(place, steps.batch_size, len(rows), share))
 
-    dataset = _epochs_and_steps(steps, per_epoch)
-    dataset = _fetch(rows, dataset, indices, steps.batch_size)
+    dataset = _places(steps, per_epoch, share)
+    dataset = _fetch(rows, dataset, indices, -(-steps.batch_size // share.parts))
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
-    total = (steps.last_epoch - steps.first_epoch) * per_epoch - steps.first_step
+    total = ((steps.last_epoch - steps.first_epoch) * per_epoch - steps.first_step) * share.count
     return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
 
 
-def ordered_batches(rows: Rows, batch_size: int, targets: Targets | None = None) -> tf.data.Dataset:
-    """Batches `(pixels, targets)` in the order of the rows, every row once, nothing random: for evaluation."""
+def ordered_batches(
+    rows: Rows, batch_size: int, targets: Targets | None = None, share: Share = WHOLE
+) -> tf.data.Dataset:
+    """Batches `(pixels, targets)` in the order of the rows, every row once, nothing random: for evaluation.
+
+    With `share` it makes slices of the batches, and the rows' weights come third, as in `training_batches`.
+    """
     count = steps_per_epoch(rows, batch_size)
 
-    def indices(epoch: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        return _positions(step, batch_size, len(rows))
+    def indices(place: Place) -> tf.Tensor:
+        start, stop = _slice(place, batch_size, len(rows), share)
+        return place[1] * batch_size + tf.range(start, stop)
 
-    def finish(pixels: tf.Tensor, labels: tf.Tensor, epoch: tf.Tensor, step: tf.Tensor) -> tuple:
-        return pixels, targets(pixels, labels) if targets else labels
+    def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
+        batch = pixels, targets(pixels, labels) if targets else labels
+        return (*batch, *_slice_weights(place, batch_size, len(rows), share))
 
     one_pass = Steps(batch_size, seed=0, first_epoch=0, last_epoch=1)
-    dataset = _fetch(rows, _epochs_and_steps(one_pass, count), indices, batch_size)
+    dataset = _fetch(rows, _places(one_pass, count, share), indices, -(-batch_size // share.parts))
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+    total = count * share.count
+    return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
 
 
-def _epochs_and_steps(steps: Steps, per_epoch: int) -> tf.data.Dataset:
+def _places(steps: Steps, per_epoch: int, share: Share) -> tf.data.Dataset:
+    """(epoch, step, part) of each batch or slice to make."""
+    parts = tf.data.Dataset.range(share.first, share.first + share.count)
+
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         start = tf.where(epoch == steps.first_epoch, tf.constant(steps.first_step, tf.int64), 0)
-        return tf.data.Dataset.range(start, per_epoch).map(lambda step: (epoch, step))
+        return tf.data.Dataset.range(start, per_epoch).flat_map(
+            lambda step: parts.map(lambda part: (epoch, step, part))
+        )
 
     return tf.data.Dataset.range(steps.first_epoch, steps.last_epoch).flat_map(one_epoch)
 
 
-def _positions(step: tf.Tensor, batch_size: int, num_rows: int) -> tf.Tensor:
-    return tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, num_rows))
+def _slice(place: Place, batch_size: int, num_rows: int, share: Share) -> tuple[tf.Tensor, tf.Tensor]:
+    """Where in its batch a slice begins and ends."""
+    _, step, part = place
+    size = tf.minimum(num_rows - step * batch_size, batch_size)
+    return part * size // share.parts, (part + 1) * size // share.parts
 
 
-def _fetch(rows: Rows, steps: tf.data.Dataset, indices: Callable, batch_size: int) -> tf.data.Dataset:
-    """From (epoch, step) to (pixels, labels, epoch, step)."""
+def _slice_weights(place: Place, batch_size: int, num_rows: int, share: Share) -> tuple[tf.Tensor, ...]:
+    """For each row of a slice how much its loss counts, the same for all of them; nothing for whole batches.
+
+    Keras takes the mean over each slice and then the mean over the slices, which is the mean over the batch only if all
+    slices have the same size. Weighted by its size over the mean size, each picture counts the same.
+    """
+    if share.parts == 1:
+        return ()
+    start, stop = _slice(place, batch_size, num_rows, share)
+    size = tf.minimum(num_rows - place[1] * batch_size, batch_size)
+    weight = tf.cast((stop - start) * share.parts, tf.float32) / tf.cast(size, tf.float32)
+    return (tf.fill([stop - start], weight),)
+
+
+def _fetch(rows: Rows, places: tf.data.Dataset, indices: Callable, largest: int) -> tf.data.Dataset:
+    """From places to (pixels, labels, place), batches of `largest` rows at most."""
     if isinstance(rows, Files):
-        return _decode_files(rows, steps, indices, batch_size)
+        return _decode_files(rows, places, indices, largest)
     with tf.device("CPU"):
         # Over an aligned array this is a view, so neither memory nor a mapped file is copied.
         inputs, labels = tf.nest.map_structure(tf.convert_to_tensor, (rows.inputs, rows.labels))
 
-    def gather(epoch: tf.Tensor, step: tf.Tensor) -> tuple:
-        chosen = indices(epoch, step)
+    def gather(*place: tf.Tensor) -> tuple:
+        chosen = indices(place)
         row = lambda column: tf.gather(column, chosen)  # noqa: E731
-        return row(inputs), tf.nest.map_structure(row, labels), epoch, step
+        return row(inputs), tf.nest.map_structure(row, labels), place
 
-    return steps.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+    return places.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _decode_files(rows: Files, steps: tf.data.Dataset, indices: Callable, batch_size: int) -> tf.data.Dataset:
+def _decode_files(rows: Files, places: tf.data.Dataset, indices: Callable, largest: int) -> tf.data.Dataset:
     """Decodes single pictures in parallel across batches and epochs, then batches them.
 
-    The last batch of an epoch is filled up with blanks, which are cut off again: so one stream of pictures goes through
-    the parallel map and the decoders don't stand still at the end of an epoch.
+    A smaller batch is filled up with blanks, which are cut off again: so one stream of pictures goes through the
+    parallel map and the decoders don't stand still at the end of an epoch.
     """
     with tf.device("CPU"):
         records = tf.constant(rows.source.records)
         labels = tf.constant(rows.source.labels)
     blank = tf.zeros((rows.image_size, rows.image_size, rows.channels), tf.uint8)
 
-    def pictures_of(epoch: tf.Tensor, step: tf.Tensor) -> tf.data.Dataset:
-        chosen = indices(epoch, step)
-        padding = batch_size - tf.shape(chosen)[0]
+    def pictures_of(*place: tf.Tensor) -> tf.data.Dataset:
+        chosen = indices(place)
+        padding = largest - tf.shape(chosen)[0]
         return tf.data.Dataset.from_tensor_slices(tf.pad(chosen, [[0, padding]], constant_values=-1))
 
     def decode_one(index: tf.Tensor) -> tf.Tensor:
@@ -168,13 +227,13 @@ def _decode_files(rows: Files, steps: tf.data.Dataset, indices: Callable, batch_
             index < 0, lambda: blank, lambda: decode(_read(rows, records[index]), rows.image_size, rows.channels)
         )
 
-    def join(pixels: tf.Tensor, step: tuple[tf.Tensor, tf.Tensor]) -> tuple:
-        chosen = indices(*step)
-        return pixels[: tf.shape(chosen)[0]], tf.gather(labels, chosen), *step
+    def join(pixels: tf.Tensor, place: Place) -> tuple:
+        chosen = indices(place)
+        return pixels[: tf.shape(chosen)[0]], tf.gather(labels, chosen), place
 
-    pixels = steps.flat_map(pictures_of).map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
-    pixels = pixels.batch(batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
-    return tf.data.Dataset.zip(pixels, steps).map(join, num_parallel_calls=tf.data.AUTOTUNE)
+    pixels = places.flat_map(pictures_of).map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
+    pixels = pixels.batch(largest, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
+    return tf.data.Dataset.zip(pixels, places).map(join, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _read(rows: Files, record: tf.Tensor) -> tf.Tensor:
