@@ -9,7 +9,8 @@ import numpy as np
 
 from data import load as sources
 from data import scan
-from data.scan import printable
+from data.header import Header, read_header
+from data.names import printable
 from data.source import Source
 from errors import UserError
 from evaluation import calibration, caveats, duplicates, metrics
@@ -71,7 +72,7 @@ class Assessment:
     rescaled: np.ndarray | None
     copies: list[tuple[int, int, float]]
     train: Part
-    headers: list[scan.Header]
+    headers: list[Header]
 
 
 def own_test_part(run: Run, network: str) -> Subject:
@@ -111,7 +112,7 @@ def assess(subject: Subject, predictor: Predictor, batch_size: int) -> Assessmen
     rescaled = None if temperature is None else calibration.rescale(predictions.probabilities, temperature)
     all_train = run.part("train")
     train = _spread(all_train, _MOST_COMPARED)
-    headers = [scan.read_header(subject.part.encoded(i)) for i in evenly(np.arange(len(subject.part)), _MOST_HEADERS)]
+    headers = [read_header(subject.part.encoded(i)) for i in evenly(np.arange(len(subject.part)), _MOST_HEADERS)]
     typical_px = float(np.median([max(header.width, header.height) for header in headers]))
     copies = duplicates.compare(subject.part, train, typical_px)
     numbers = {

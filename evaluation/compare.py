@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from data.files import make_folder, write_text
-from data.scan import printable
+from data.names import printable
 from errors import UserError
 from evaluation import metrics, pages, plots, svg, tables
 from evaluation.predictions import Predictions, answering, from_model

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.augment import augment, layers, num_draws
-from data.scan import printable
+from data.names import printable
 from evaluation import gradcam, svg
 from evaluation.assess import Assessment, evenly
 from training.run import Part

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import expit, softmax
 
+from data.names import printable
 from data.progress import progress
-from data.scan import printable
 from errors import UserError
 from training.objective import brightness
 from training.run import Part

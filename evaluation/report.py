@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from data.files import make_folder, write_text
-from data.scan import printable
+from data.names import printable
 from evaluation import exhibits, pages, plots, svg
 from evaluation.assess import Assessment
 from training.curves import draw_curves

@@ -1,0 +1,118 @@
+"""Labels for any picture files, one row each, a broken one included; memory doesn't grow with their number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import tensorflow as tf
+
+from data.decode import decode
+from data.header import read_header
+from data.names import printable
+from evaluation.predictions import Answers
+
+_LARGEST_FILE = 1 << 28
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of one file.
+
+    Attributes:
+        path: as it was given or found.
+        answers: the most probable class names with their probabilities, best first; empty with an error.
+        brightness: the second head's estimate in 0-1; None without such a head.
+        error: why the file can't be read; empty for a good one.
+    """
+
+    path: str
+    answers: tuple[tuple[str, float], ...] = ()
+    brightness: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How pictures become pixels, and answers become rows.
+
+    Attributes:
+        image_size: height and width that the network sees, in px.
+        channels: 3 (RGB) or 1 (grey).
+        class_names: in index order.
+        top_k: how many answers to give for each picture, at most.
+    """
+
+    image_size: int
+    channels: int
+    class_names: tuple[str, ...]
+    top_k: int = 1
+
+    def rows(self, paths: Sequence[str], answer: Callable[[np.ndarray], Answers], batch_size: int) -> Iterator[Row]:
+        """One row for each path, in order; reads ahead by one batch while the network is busy."""
+        with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
+            batches = _batches(paths, batch_size)
+            ahead = [(batch, pool.map(self._read, batch)) for batch in islice(batches, 1)]
+            while ahead:
+                batch, pixels = ahead.pop()
+                ahead = [(following, pool.map(self._read, following)) for following in islice(batches, 1)]
+                yield from self._answered(batch, list(pixels), answer)
+
+    def _read(self, path: str) -> np.ndarray | str:
+        """Pixels, or why there are none."""
+        try:
+            # Opening a named pipe would wait for ever, and reading a film would fill the memory.
+            if not os.path.isfile(path):
+                return "no such file" if not os.path.exists(path) else "not a file"
+            if os.path.getsize(path) > _LARGEST_FILE:
+                return f"larger than {_LARGEST_FILE >> 20} MiB"
+            with open(path, "rb") as file:
+                encoded = file.read()
+        except OSError as error:
+            return f"can't be read: {(error.strerror or 'unknown reason').lower()}"
+        # A few bytes can claim to be a gigapixel; nothing is decoded before this has looked.
+        if problem := read_header(encoded).problem:
+            return problem
+        try:
+            return decode(tf.constant(encoded), self.image_size, self.channels).numpy()
+        except tf.errors.OpError:
+            return "damaged or cut off"
+
+    def _answered(
+        self, paths: Sequence[str], pixels: list[np.ndarray | str], answer: Callable[[np.ndarray], Answers]
+    ) -> Iterator[Row]:
+        good = [picture for picture in pixels if not isinstance(picture, str)]
+        answers = answer(np.stack(good)) if good else {}
+        number = 0
+        for path, picture in zip(paths, pixels, strict=True):
+            if isinstance(picture, str):
+                yield Row(printable(path), error=picture)
+            else:
+                yield self._row(path, answers, number)
+                number += 1
+
+    def _row(self, path: str, answers: Answers, number: int) -> Row:
+        probabilities = answers["probabilities"][number]
+        best = np.argsort(-probabilities, kind="stable")[: self.top_k]
+        named = tuple((printable(self.class_names[i]), float(probabilities[i])) for i in best)
+        estimate = float(answers["brightness"][number]) if "brightness" in answers else None
+        return Row(printable(path), named, estimate)
+
+
+def find(places: Iterable[str]) -> list[str]:
+    """The files among `places`, and all visible ones below the folders among them, by name."""
+    return [path for place in places for path in (sorted(_below(place)) if os.path.isdir(place) else [place])]
+
+
+def _below(folder: str) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
+
+
+def _batches(paths: Sequence[str], batch_size: int) -> Iterator[Sequence[str]]:
+    return (paths[i : i + batch_size] for i in range(0, len(paths), batch_size))
