@@ -71,7 +71,7 @@ def _check(base: str, version: int | None, keep_versions: int) -> None:
             f"Received: --version={version}. Leave the flag out to take the next number."
         )
     if keep_versions < 0:
-        raise UserError(f"--keep_versions must be at least 0 (0 keeps all). Received: {keep_versions}")
+        raise UserError(f"--keep_versions must be at least 0 (0 keeps all). Received: --keep_versions={keep_versions}")
 
 
 def _rename(unfinished: str, base: str, version: int | None) -> str:

@@ -1,0 +1,307 @@
+"""The client against a stand-in server that answers from the SavedModel, and can be slow, full, or gone."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import keras
+import numpy as np
+import pytest
+
+from errors import UserError
+from serving import asking, client, connecting, stand_in
+from serving.asking import Patience
+from serving.transport import Grpc, Rest, Target, Transport, request_body
+from tests.conftest import encode, stripes
+from tests.serving.conftest import CLASSES, about
+from tests.serving.test_export import expected
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+KINDS = ("grpc", "rest")
+SOON = Patience(deadline_seconds=20.0)
+
+
+def connect(addresses: tuple[str, str], kind: str, model: str = "darkroom") -> Transport:
+    target = Target(addresses[KINDS.index(kind)], model)
+    return Grpc(target) if kind == "grpc" else Rest(target)
+
+
+@contextlib.contextmanager
+def serving(served: stand_in.Served, before: Callable[[], None]) -> Iterator[tuple[str, str]]:
+    with stand_in.running(dataclasses.replace(served, before=before)) as addresses:
+        yield addresses
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_the_models(addresses, kind: str, model: keras.Model, pictures: list[bytes]) -> None:
+    answers = asking.classify(connect(addresses, kind), [*pictures, b"junk"], SOON)
+    probabilities = expected(model, pictures)
+    np.testing.assert_allclose([answer.probabilities for answer in answers[:-1]], probabilities, atol=1e-5)
+    assert [answer.label for answer in answers[:-1]] == [CLASSES[i] for i in probabilities.argmax(axis=1)]
+    assert answers[-1] == asking.Answer("", 0.0, (0.0, 0.0), "not a JPEG, PNG, GIF or BMP picture")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_metadata_comes_over(addresses, kind: str) -> None:
+    assert asking.metadata(connect(addresses, kind), SOON) == about()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_model(addresses, kind: str) -> None:
+    with pytest.raises(UserError, match="must have a model named cats .*Servable not found.*--model_name"):
+        asking.metadata(connect(addresses, kind, "cats"), SOON)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_is_gone_is_reported_within_seconds(kind: str) -> None:
+    address = free_address()
+    start = time.monotonic()
+    with pytest.raises(UserError, match=f"No server can be reached at --server={address}.*Start TensorFlow Serving"):
+        asking.metadata(connect((address, address), kind), SOON)
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_slow_server_meets_the_deadline(served, kind: str) -> None:
+    release = threading.Event()
+    with serving(served, lambda: release.wait(5) and None) as addresses:
+        start = time.monotonic()
+        with pytest.raises(UserError, match="must answer within 0.4 seconds.*--deadline_seconds"):
+            asking.metadata(connect(addresses, kind), Patience(deadline_seconds=0.4))
+        assert time.monotonic() - start < 3
+        release.set()
+
+
+class Full:
+    """A server whose queue is full for the first `times` requests."""
+
+    def __init__(self, times: int, code: str = "UNAVAILABLE") -> None:
+        self.left = times
+        self.code = code
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            raise stand_in.RefusedError(self.code, "the batch scheduling queue is full")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+def test_a_full_server_is_asked_again_after_growing_pauses(served, kind: str, code: str) -> None:
+    pauses: list[float] = []
+    with serving(served, Full(4, code)) as addresses:
+        patience = Patience(deadline_seconds=20.0, sleep=pauses.append)
+        assert asking.metadata(connect(addresses, kind), patience) == about()
+    assert len(pauses) == 4
+    for pause, longest in zip(pauses, (0.1, 0.2, 0.4, 0.8), strict=True):
+        assert longest / 2 <= pause <= longest
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_stays_full(served, kind: str) -> None:
+    with serving(served, Full(10**9)) as addresses:
+        with pytest.raises(UserError, match="has been too busy for 0.5 seconds.*queue is full"):
+            asking.metadata(connect(addresses, kind), Patience(deadline_seconds=0.5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_comes_back_is_found(served, kind: str) -> None:
+    grpc_address, rest_address = free_address(), free_address()
+    ports = [int(address.rsplit(":")[-1]) for address in (grpc_address, rest_address)]
+    with contextlib.ExitStack() as stack:
+        started = []
+
+        def start(seconds: float) -> None:
+            if not started:
+                started.append(stack.enter_context(stand_in.running(served, *ports)))
+            time.sleep(seconds)
+
+        transport = connect((grpc_address, rest_address), kind)
+        assert asking.metadata(transport, Patience(20.0, start)) == about()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_model_without_our_signatures(published, kind: str) -> None:
+    class Loaded:
+        signatures: dict = {}
+
+    with stand_in.running(stand_in.Served("darkroom", 1, Loaded())) as addresses:
+        with pytest.raises(UserError, match="must be one that export.py has written.*not found in signature def"):
+            asking.metadata(connect(addresses, kind), SOON)
+
+
+def test_the_wrong_port_is_explained(addresses) -> None:
+    with pytest.raises(UserError, match="--server"):
+        asking.metadata(connect(addresses[::-1], "rest"), Patience(2.0))
+    with pytest.raises(UserError, match="--server"):
+        asking.metadata(connect(addresses[::-1], "grpc"), Patience(2.0))
+
+
+@contextlib.contextmanager
+def web_server(status: int, body: bytes) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (200, b"<html>hello</html>", "must be the address of a TensorFlow Serving.*hello"),
+        (200, b'{"outputs": {"label": []}}', "metadata that can't be read"),
+        (200, b'{"outputs": ["[]"]}', "metadata that can't be read"),
+        (500, b"oops", "HTTP 500: oops"),
+        (400, b'{"error": "no such thing"}', "HTTP 400: no such thing"),
+        (504, b'{"error": "late"}', "must answer within"),
+    ],
+)
+def test_odd_answers_become_words(status: int, body: bytes, message: str) -> None:
+    with web_server(status, body) as address:
+        with pytest.raises(UserError, match=message):
+            asking.metadata(Rest(Target(address, "darkroom")), SOON)
+
+
+def test_an_answer_too_few_is_noticed() -> None:
+    columns = {"label": ["a"], "score": [1.0], "probabilities": [[1.0, 0.0]], "error": [""]}
+    with web_server(200, json.dumps({"outputs": columns}).encode()) as address:
+        with pytest.raises(UserError, match="1 answers to 2 pictures"):
+            asking.classify(Rest(Target(address, "darkroom")), [b"", b""], SOON)
+
+
+def test_a_request_is_at_most_1_4_times_the_file() -> None:
+    picture = encode(stripes(0, upright=True, size=(224, 224)))
+    assert len(picture) < len(request_body("serving_default", "image_bytes", [picture])) <= 1.4 * len(picture)
+
+
+def test_batches_come_back_in_order_while_several_are_under_way(served, pictures: list[bytes]) -> None:
+    numbers = iter(range(100))
+    with serving(served, lambda: time.sleep(0.05 * (next(numbers) % 3 == 0))) as addresses:
+        batches = [lambda picture=picture: [picture] for picture in pictures]
+        answers = list(asking.classify_all(connect(addresses, "grpc"), batches, SOON, parallel=4))
+        together = asking.classify(connect(addresses, "grpc"), pictures, SOON)
+    assert [batch[0].label for batch in answers] == [answer.label for answer in together]
+    np.testing.assert_allclose(
+        [batch[0].probabilities for batch in answers], [answer.probabilities for answer in together], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "server", ["localhost", "localhost:x", "localhost:0", "localhost:70000", "http://localhost:1", ""]
+)
+def test_addresses_that_are_none(server: str) -> None:
+    with pytest.raises(UserError, match="--server must be HOST:PORT"):
+        connecting.check_address(server, is_rest=False)
+
+
+def test_addresses() -> None:
+    for server in ("localhost:8500", "10.0.0.1:80", "[::1]:8500", "a-b.example.org:1"):
+        connecting.check_address(server, is_rest=False)
+    connecting.check_address("https://example.org:443", is_rest=True)
+
+
+def ask(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "serving.client", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def mixed_folder(picture_folder: pathlib.Path) -> pathlib.Path:
+    (picture_folder / "lying" / "03.jpg").write_bytes(b"not a picture")
+    (picture_folder / ".hidden").write_bytes(b"")
+    return picture_folder
+
+
+def test_the_command_prints_a_row_a_picture(addresses, mixed_folder: pathlib.Path) -> None:
+    done = ask(f"--server={addresses[0]}", "--batch_size=7", "--format=csv", str(mixed_folder))
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert (done.returncode, len(rows)) == (1, 40), done.stderr
+    assert "1 of 40 pictures were refused" in done.stderr
+    assert [row["picture"] for row in rows] == sorted(row["picture"] for row in rows)
+    for row in rows:
+        if row["picture"].endswith("lying/03.jpg"):
+            assert (row["label"], row["error"]) == ("", "not a JPEG, PNG, GIF or BMP picture")
+        else:
+            probabilities = [float(row[f"probability_{name}"]) for name in CLASSES]
+            assert row["label"] == CLASSES[int(np.argmax(probabilities))] and not row["error"]
+            assert float(row["score"]) == max(probabilities)
+
+
+def test_the_command_over_http_as_json_and_table(addresses, picture_folder: pathlib.Path) -> None:
+    paths = [str(picture_folder / name / "00.jpg") for name in CLASSES]
+    as_json = ask("--rest", f"--server={addresses[1]}", "--format=json", *paths)
+    rows = json.loads(as_json.stdout)
+    assert (as_json.returncode, [row["picture"] for row in rows]) == (0, paths)
+    assert set(rows[0]["probability"]) == set(CLASSES)
+    lines = ask(f"--server={addresses[0]}", *paths).stdout.splitlines()
+    assert lines[0].split() == ["picture", "label", "score"]
+    assert [line.split()[1] for line in lines[1:]] == [row["label"] for row in rows]
+
+
+def test_the_command_says_what_is_wrong_without_a_traceback(picture_folder: pathlib.Path) -> None:
+    for arguments, message in (
+        ((), "Name pictures or folders"),
+        ((str(picture_folder / "none"),), "must be files or folders that exist"),
+        (("--server=localhost", str(picture_folder)), "--server must be HOST:PORT"),
+        ((f"--server={free_address()}", str(picture_folder)), "No server can be reached"),
+    ):
+        done = ask(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_comes_at_once_and_without_tensorflow() -> None:
+    script = "import sys, serving.client, serving.asking, serving.check; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    help_text = ask("--help").stdout
+    assert all(f"--{name}:" in help_text for name in ("server", "batch_size", "format", "deadline_seconds"))
+
+
+def test_large_files_are_batched_by_size(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_MOST_BYTES_A_REQUEST", 100)
+    paths = []
+    for i, size in enumerate((60, 60, 30, 10, 200, 1)):
+        path = tmp_path / str(i)
+        path.write_bytes(bytes(size))
+        paths.append(str(path))
+    assert [len(batch) for batch in client.split(paths, 3)] == [1, 3, 1, 1]
+    assert [len(batch) for batch in client.split(paths[2:4], 1)] == [1, 1]
+
+
+def test_a_file_that_is_no_picture_by_size_is_not_sent(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "film.mp4"
+    with path.open("wb") as file:
+        os.truncate(file.fileno(), 70 * 2**20)
+    assert client.read(str(path)) == b""
