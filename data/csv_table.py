@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 
 import numpy as np
 
 from data.files import read_text
+from data.names import check_class_names, printable, shortened
 from data.source import Source, as_records
 from errors import UserError
 
 _HEADER = ["path", "label"]
+_SHOWN_CHARACTERS = 100
 
 
 def load(path: str) -> Source:
@@ -24,8 +27,6 @@ def load(path: str) -> Source:
     """
     rows = _read_rows(path)
     folder = os.path.dirname(path) or "."
-    for number, (picture, _) in enumerate(rows, start=2):
-        _check_inside(path, number, picture)
     classes = sorted({label for _, label in rows})
     _check(path, rows, classes)
     index = {name: i for i, name in enumerate(classes)}
@@ -41,36 +42,45 @@ def load(path: str) -> Source:
 
 def _read_rows(path: str) -> list[tuple[str, str]]:
     reader = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff")))
-    header = [cell.strip() for cell in next(reader, [])]
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        lines = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f"Line {reader.line_num} of {printable(path)} must be CSV text. Received: {error}.") from error
     if header != _HEADER:
         raise UserError(
-            f"The first line of {path} must be `path,label`. Received {','.join(header)!r}. "
+            f"The first line of {printable(path)} must be `path,label`. Received {_cut(header)}. "
             "Paths are relative to the table's folder."
         )
-    rows = []
-    for number, row in enumerate(reader, start=2):
-        if not row:
-            continue
+    for number, row in lines:
         if len(row) != 2 or not all(cell.strip() for cell in row):
-            raise UserError(f"Line {number} of {path} must be `path,label`. Received {','.join(row)!r}.")
-        rows.append((row[0].strip(), row[1].strip()))
-    return rows
+            raise UserError(f"Line {number} of {printable(path)} must be `path,label`. Received {_cut(row)}.")
+        _check_inside(path, number, row[0].strip())
+    return [(row[0].strip(), row[1].strip()) for _, row in lines]
+
+
+def _cut(row: list[str]) -> str:
+    """What a line holds, which may be megabytes when the file is no table."""
+    return repr(printable(",".join(row)[:_SHOWN_CHARACTERS]))
 
 
 def _check_inside(path: str, number: int, picture: str) -> None:
     """A table from elsewhere must not make the program read, or copy into a report, other files of this machine."""
     normal = os.path.normpath(picture)
-    if os.path.isabs(normal) or normal.split(os.sep)[0] == "..":
+    if os.path.isabs(normal) or normal.split(os.sep)[0] == ".." or "\0" in picture:
         raise UserError(
-            f"Line {number} of {path} must name a picture below the table's folder, by a relative path. "
-            f"Received {picture!r}. Move the table above its pictures."
+            f"Line {number} of {printable(path)} must name a picture below the table's folder, by a relative path. "
+            f"Received {_cut([picture])}. Move the table above its pictures."
         )
 
 
 def _check(path: str, rows: list[tuple[str, str]], classes: list[str]) -> None:
     if len(classes) < 2:
-        raise UserError(f"{path} must hold two different labels at least. Received: {', '.join(classes) or 'no rows'}.")
-    seen: set[str] = set()
-    twice = [picture for picture, _ in rows if picture in seen or seen.add(picture)]  # type: ignore[func-returns-value]
+        raise UserError(
+            f"{printable(path)} must hold two different labels at least. Received: {shortened(classes) or 'no rows'}."
+        )
+    check_class_names(path, classes)
+    counts = Counter(os.path.normpath(picture) for picture, _ in rows)
+    twice = [picture for picture, count in counts.items() if count > 1]
     if twice:
-        raise UserError(f"{path} must name each picture once. Received twice: {', '.join(twice[:3])}.")
+        raise UserError(f"{printable(path)} must name each picture once. Received more than once: {shortened(twice)}.")

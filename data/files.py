@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Iterator
 
 import tensorflow as tf
 
+from data.names import printable
 from errors import UserError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNFINISHED = ".part-"
 
 
 @contextlib.contextmanager
@@ -25,7 +28,7 @@ def replacing(path: str) -> Iterator[str]:
         UserError: the disk is full, or the place can't be written to.
     """
     folder, name = os.path.split(str(path))
-    beside = os.path.join(folder, f".part-{os.getpid()}-{name}")
+    beside = os.path.join(folder, f"{_beside_prefix()}{os.getpid()}-{name}")
     try:
         with explained(str(path)):
             yield beside
@@ -41,13 +44,15 @@ def explained(path: str) -> Iterator[None]:
     """Turns the failures to write `path` that a user can mend into a `UserError`."""
     try:
         yield
-    except (OSError, tf.errors.OpError) as error:
-        reason = _reason(error)
+    except Exception as error:
+        reason = _reason(error, path)
         if reason is None:
             raise
+        elsewhere = "point XDG_CACHE_HOME to" if path.startswith(cache_folder()) else "pass"
         raise UserError(
-            f"{path} can't be written: {reason}. What stood there before is unchanged. "
-            "Free some space or pass another folder, then run the same command again."
+            f"{printable(path)} can't be written: {reason}. What stood there before is unchanged. Make room, or "
+            f"{elsewhere} another folder, and run the same command again; a training that was under way goes on with "
+            "--resume."
         ) from error
 
 
@@ -59,7 +64,7 @@ def write_text(path: str, text: str) -> None:
 
 def read_text(path: str) -> str:
     """Reads what `write_text` wrote."""
-    with tf.io.gfile.GFile(path, "rb") as file:
+    with tf.io.gfile.GFile(os.fsencode(path), "rb") as file:
         return file.read().decode("utf-8", "surrogateescape")
 
 
@@ -73,25 +78,66 @@ def make_folder(path: str) -> None:
         tf.io.gfile.makedirs(path)
 
 
+def reserve(path: str) -> None:
+    """Gives the existing file `path` all of its space on the disk now.
+
+    Writing through a memory map to a file with holes kills the process with SIGBUS when the disk is full.
+
+    Raises:
+        OSError: there is no room, or the file system can't tell.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
+
+
+def remove_left_over(folder: str) -> None:
+    """Removes what processes of this machine that no longer run have left unfinished in `folder`."""
+    if "://" in folder or not os.path.isdir(folder):
+        return
+    for name in os.listdir(folder):
+        process = name.removeprefix(_beside_prefix()).split("-")[0]
+        if name.startswith(_beside_prefix()) and process.isdecimal() and not _is_running(int(process)):
+            _remove_quietly(os.path.join(folder, name))
+
+
 def cache_folder() -> str:
     """Where things that can be computed again are kept between runs: `$XDG_CACHE_HOME/darkroom`."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(root, "darkroom")
 
 
-def _reason(error: Exception) -> str | None:
-    """What went wrong in plain words, or None when the user can't mend it."""
+def _beside_prefix() -> str:
+    """Names the machine too: on a shared disk a process with the same number may run elsewhere."""
+    return f"{_UNFINISHED}{socket.gethostname()}."
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _reason(error: Exception, path: str) -> str | None:
+    """What went wrong in plain words, or None when it has nothing to do with `path`, or the user can't mend it."""
     number = getattr(error, "errno", None)
     text = str(error)
-    # h5py wraps the number of the failed system call into the text of an OSError without errno.
-    if number in _DISK_FULL or "No space left" in text or isinstance(error, tf.errors.ResourceExhaustedError):
+    # TensorFlow and h5py put the words of the failed system call into the text of errors without a number.
+    if number in _DISK_FULL or "No space left" in text or "Disk quota exceeded" in text:
         return "the disk is full"
     if number == errno.EROFS or "Read-only file system" in text:
         return "the file system is read-only"
     if isinstance(error, PermissionError | tf.errors.PermissionDeniedError):
         return "permission denied"
     if isinstance(error, FileNotFoundError | NotADirectoryError | tf.errors.NotFoundError):
-        return "its folder does not exist"
+        folder = os.path.dirname(path) or "."
+        return None if tf.io.gfile.isdir(folder) else "its folder does not exist"
     if isinstance(error, FileExistsError | tf.errors.AlreadyExistsError | tf.errors.FailedPreconditionError):
         return "a file stands where a folder must be"
     return None

@@ -29,7 +29,7 @@ def load(path: str) -> Source:
     # Below "/" the addresses would otherwise begin with a slash, unlike below other folders.
     root = path.rstrip("/") or "/."
     classes = sorted(_remote_folders(root) if "://" in root else _local_folders(root))
-    _check_classes(path, classes)
+    _check_classes(path, root, classes)
     files = {name: sorted(_files_below(root, name)) for name in classes}
     _check_files(path, files)
     paths = [file for name in classes for file in files[name]]
@@ -44,7 +44,7 @@ def load(path: str) -> Source:
     )
 
 
-def _check_classes(path: str, classes: list[str]) -> None:
+def _check_classes(path: str, root: str, classes: list[str]) -> None:
     if len(classes) < 2:
         raise UserError(
             f"--data={printable(path)} must hold one sub-folder for each class, two classes at least. "
@@ -55,7 +55,7 @@ def _check_classes(path: str, classes: list[str]) -> None:
         raise UserError(
             f"The sub-folders of --data={printable(path)} must be classes, such as cat and dog. Received: "
             f"{', '.join(classes)}, which are parts of a data set. Pass the folder of one part, such as "
-            f"--data={printable(path.rstrip('/'))}/{classes[0]}; the split into parts is made here, see --test_fraction."
+            f"--data={printable(_join(root, classes[0]))}; it is split into parts here, see --test_fraction."
         )
     check_class_names(path, classes)
 

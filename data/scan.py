@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
-import io
 import os
-import warnings
+import stat
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
-from data.files import cache_folder, read_text, write_text
+from data.header import LARGEST_PIXELS, Header, note_on_suffix, read_header
+from data.memory import Memory, stamp_of_bytes, stamp_of_file
+from data.names import printable, shortened
 from data.progress import progress
 from data.source import Source
 from errors import UserError
 
-# A picture decoded is up to 200 times its file; this bounds what one hostile header can make the program allocate.
-LARGEST_PIXELS = 100_000_000
+# More than an uncompressed picture of the largest size takes; a film in the folder should not be read into memory.
+LARGEST_BYTES = 1 << 29
 
-_SUPPORTED = ("JPEG", "MPO", "PNG", "GIF", "BMP")
-_SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "GIF": (".gif",), "BMP": (".bmp",)}
-_EXIF_ORIENTATION = 0x0112
+# Above this many pixels only one picture is decoded at a time, or 32 threads could take 10 gigabytes.
+_SHARED_MEMORY_PIXELS = 16_000_000
+# Other rules, or another decoder, may judge the same file otherwise. Raise the number with the rules.
+_RULES = f"1 {LARGEST_PIXELS} {tf.__version__}"
+
 _LISTED = 10
+_UNREADABLE = "can't be read: check that it exists and its permissions"
+
+_one_large_picture = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -56,62 +63,34 @@ def inspect(encoded: bytes, name: str = "") -> Inspection:
         name: the file's name, to compare its extension; may be empty.
     """
     digest = hashlib.sha256(encoded).hexdigest()
-    header = read_header(encoded)
+    header: Header = read_header(encoded)
     if header.problem:
         return Inspection(digest, header.problem, width=header.width, height=header.height)
+    is_large = header.width * header.height > _SHARED_MEMORY_PIXELS
     try:
-        _decode_fully(encoded)
+        with _one_large_picture if is_large else contextlib.nullcontext():
+            _decode_fully(encoded)
     except tf.errors.OpError:
         return Inspection(digest, "damaged or cut off", "", header.width, header.height)
-    notes = [*header.notes, *_note_on_suffix(header.format, name)]
+    notes = [*header.notes, *note_on_suffix(header.format, name)]
     return Inspection(digest, "", "; ".join(notes), header.width, header.height)
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a picture's first bytes say, without decoding it; `problem` is empty when it may be decoded."""
-
-    format: str = ""
-    width: int = 0
-    height: int = 0
-    problem: str = ""
-    notes: tuple[str, ...] = ()
-
-
-def read_header(encoded: bytes) -> Header:
-    """Reads the format and the size, and refuses what TensorFlow can't decode and what is too large to try."""
-    if not encoded:
-        return Header(problem="empty file")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 and refuses from 179 megapixels; our own limit below says more.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded)) as picture:
-                return _describe(picture)
-    except Image.DecompressionBombError:
-        return Header(problem=f"larger than {LARGEST_PIXELS // 10**6} megapixels")
-    # Pillow's parsers raise these and others on hostile bytes; whichever it is, the file is no picture we can read.
-    except Exception:
-        return Header(problem=_what_else(encoded))
-
-
 def scan(source: Source) -> list[Inspection]:
-    """Inspects every picture of `source` in parallel; files that haven't changed since the last scan are remembered.
-
-    Pictures in memory come from a builder that has decoded them, so they are only hashed.
-    """
-    if not source.holds_paths:
-        return [Inspection(hashlib.sha256(record).hexdigest()) for record in source.records]
-    remembered = _Remembered(source.name)
-    stamps = _in_parallel(_stamp, source.records, "looking at files")
-    known = [remembered.get(address, stamp) for address, stamp in zip(source.addresses, stamps, strict=True)]
+    """Inspects every picture of `source` in parallel; those that haven't changed since the last scan are remembered."""
+    memory = Memory(source.name, _RULES)
+    stamps = in_parallel(stamp_of_file if source.holds_paths else stamp_of_bytes, source.records, "looking at files")
+    kept = [memory.get(address, stamp) for address, stamp in zip(source.addresses, stamps, strict=True)]
+    known = [_remembered(findings) for findings in kept]
     missing = [i for i, inspection in enumerate(known) if inspection is None]
-    fresh = _in_parallel(lambda i: _inspect_file(source, i), missing, "scanning pictures")
+    fresh = in_parallel(lambda i: _inspect_one(source, i), missing, "scanning pictures")
     for i, inspection in zip(missing, fresh, strict=True):
         known[i] = inspection
     inspections = [inspection for inspection in known if inspection is not None]
     if missing:
-        remembered.keep(source.addresses, stamps, inspections)
+        rows = zip(source.addresses, stamps, map(astuple, inspections), strict=True)
+        # What can't be read today may be readable tomorrow without a trace on the file, as after a mount.
+        memory.keep(row for row in rows if row[2][0])
     return inspections
 
 
@@ -129,7 +108,7 @@ def usable(source: Source, inspections: list[Inspection], on_bad_image: str) -> 
     bad = [i for i, inspection in enumerate(inspections) if inspection.problem]
     if bad and on_bad_image == "fail":
         raise UserError(
-            f"Every picture in {source.name} must be a whole JPEG, PNG, GIF or BMP of at most "
+            f"Every picture in {printable(source.name)} must be a whole JPEG, PNG, GIF or BMP of at most "
             f"{LARGEST_PIXELS // 10**6} megapixels. {len(bad)} of {len(source)} can't be used:\n"
             f"{list_bad(source, inspections)}\n"
             "Mend or remove them, or pass --on_bad_image=skip to train without them."
@@ -138,7 +117,7 @@ def usable(source: Source, inspections: list[Inspection], on_bad_image: str) -> 
     counts = np.bincount(source.labels[good], minlength=len(source.class_names))
     lost = [name for name, count in zip(source.class_names, counts, strict=True) if count == 0]
     if lost:
-        raise UserError(f"Each class must have a picture that can be used. Received none for: {', '.join(lost)}.")
+        raise UserError(f"Each class must have a picture that can be used. Received none for: {shortened(lost)}.")
     return good
 
 
@@ -149,51 +128,34 @@ def list_bad(source: Source, inspections: list[Inspection]) -> str:
     return printable("\n".join(lines[:_LISTED] + more))
 
 
-def printable(text: str) -> str:
-    """`text` with the bytes of file names that aren't UTF-8 shown as `\\xNN`."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def list_odd(source: Source, inspections: list[Inspection]) -> str:
+    """What is unusual about usable pictures, one kind a line with its count and an example; empty when nothing is."""
+    counts: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for address, inspection in zip(source.addresses, inspections, strict=True):
+        for note in filter(None, inspection.notes.split("; ")):
+            counts[note] += 1
+            example.setdefault(note, address)
+    lines = [f"  {count:,} {note}, such as {example[note]}" for note, count in counts.most_common()]
+    return printable("\n".join(lines))
 
 
-def _describe(picture: Image.Image) -> Header:
-    width, height = picture.size
-    form = picture.format or ""
-    if form not in _SUPPORTED:
-        return Header(form, width, height, f"unsupported format {form}: convert it to JPEG or PNG")
-    if width * height > LARGEST_PIXELS:
-        size = f"{width}x{height} px is larger than {LARGEST_PIXELS // 10**6} megapixels"
-        return Header(form, width, height, size)
-    return Header(form, width, height, notes=tuple(_notes(picture)))
+def in_parallel(function: Callable, items: Iterable, title: str) -> list:
+    """The results of `function` for each item, in order; an interruption doesn't wait for the items that are left."""
+    items = list(items)
+    pool = ThreadPoolExecutor(max_workers=min(32, 2 * (os.cpu_count() or 1)))
+    try:
+        return list(progress(pool.map(function, items), len(items), title))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _notes(picture: Image.Image) -> Iterable[str]:
-    if picture.mode in ("L", "1", "LA"):
-        yield "grey"
-    if picture.mode == "CMYK":
-        yield "CMYK"
-    if picture.mode.startswith("I"):
-        yield "16 bit"
-    if picture.mode in ("RGBA", "LA", "PA"):
-        yield "with transparency, which is ignored"
-    if getattr(picture, "n_frames", 1) > 1 and picture.format == "GIF":
-        yield "animated, only the first frame counts"
-    if min(picture.size) == 1:
-        yield "one pixel wide or high"
-    orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
-    if orientation not in (0, 1):
-        yield f"EXIF orientation {orientation}, which is ignored"
-
-
-def _note_on_suffix(form: str, name: str) -> list[str]:
-    suffix = os.path.splitext(name)[1].lower()
-    if not name or suffix in _SUFFIXES[form]:
-        return []
-    return [f"a {form} named {suffix or 'without extension'}"]
-
-
-def _what_else(encoded: bytes) -> str:
-    if encoded[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
-        return "unsupported format HEIC/AVIF: convert it to JPEG or PNG"
-    return "not a picture"
+def _remembered(findings: list[str] | None) -> Inspection | None:
+    try:
+        digest, problem, notes, width, height = findings or []
+        return Inspection(digest, problem, notes, int(width), int(height))
+    except ValueError:
+        return None  # Never kept, or in a file that somebody has changed.
 
 
 def _decode_fully(encoded: bytes) -> None:
@@ -206,55 +168,21 @@ def _decode_fully(encoded: bytes) -> None:
         tf.io.decode_image(encoded, channels=3, expand_animations=False)
 
 
-def _inspect_file(source: Source, index: int) -> Inspection:
+def _inspect_one(source: Source, index: int) -> Inspection:
     try:
-        return inspect(source.encoded(index), source.addresses[index])
+        problem = _not_to_be_opened(source.records[index]) if source.holds_paths else ""
+        if problem:
+            return Inspection("", problem)
+        return inspect(source.encoded(index), source.addresses[index] if source.holds_paths else "")
     except (OSError, tf.errors.OpError):
-        return Inspection("", "can't be read: check that it exists and its permissions")
+        return Inspection("", _UNREADABLE)
 
 
-def _stamp(path: bytes) -> str:
-    """Size and time of the last change, which tell whether a file is still the one that was scanned."""
-    try:
-        status = tf.io.gfile.stat(path)
-    except (OSError, tf.errors.OpError):
+def _not_to_be_opened(path: bytes) -> str:
+    """Opening a pipe would wait for ever; a remote place holds nothing but files."""
+    if b"://" in path:
         return ""
-    return f"{status.length}-{status.mtime_nsec}"
-
-
-def _in_parallel(function: Callable, items: Iterable, title: str) -> list:
-    items = list(items)
-    with ThreadPoolExecutor(max_workers=min(32, 2 * (os.cpu_count() or 1))) as pool:
-        return list(progress(pool.map(function, items), len(items), title))
-
-
-class _Remembered:
-    """The last scan of a folder, kept in the user's cache folder, never beside the pictures."""
-
-    def __init__(self, name: str) -> None:
-        key = hashlib.sha256(os.fsencode(os.path.abspath(name))).hexdigest()[:16]
-        self._path = os.path.join(cache_folder(), "scans", f"{key}.csv")
-        self._rows = dict(self._read())
-
-    def get(self, address: str, stamp: str) -> Inspection | None:
-        known = self._rows.get(address)
-        return known[1] if known and stamp and known[0] == stamp else None
-
-    def keep(self, addresses: tuple[str, ...], stamps: list[str], inspections: list[Inspection]) -> None:
-        table = io.StringIO()
-        writer = csv.writer(table)
-        for address, stamp, inspection in zip(addresses, stamps, inspections, strict=True):
-            writer.writerow([address, stamp, *astuple(inspection)])
-        try:
-            tf.io.gfile.makedirs(os.path.dirname(self._path))
-            write_text(self._path, table.getvalue())
-        except (UserError, OSError, tf.errors.OpError):
-            return  # Without a cache the next run scans again; that is no reason to stop this one.
-
-    def _read(self) -> Iterable[tuple[str, tuple[str, Inspection]]]:
-        if not os.path.exists(self._path):
-            return
-        for row in csv.reader(io.StringIO(read_text(self._path))):
-            if len(row) == 2 + len(fields(Inspection)):
-                address, stamp, digest, problem, notes, width, height = row
-                yield address, (stamp, Inspection(digest, problem, notes, int(width), int(height)))
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return "not a file, but a folder, pipe or device"
+    return f"larger than {LARGEST_BYTES >> 20} MiB" if status.st_size > LARGEST_BYTES else ""

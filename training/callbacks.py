@@ -5,26 +5,38 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
 from types import FrameType
 from typing import Any
 
 import keras
 
-from data.files import replacing
 from errors import UserError
-from training import checkpoint
+from training import best, checkpoint
 from training.checkpoint import Progress
-from training.run import MODEL, write_history
+from training.run import write_history
 from training.transfer import Phase
 
 
-class Interrupted(UserError):
-    """The user, or the system, asked the run to stop, and it has saved its state."""
+class RunInterruptedError(UserError):
+    """The user, or the system, asked the run to stop, and it has saved its state.
+
+    Args:
+        message: for the user.
+        number: the signal; the exit code tells it as a shell does, 128 + number.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
 
 
 class StopAtNonFinite(keras.callbacks.Callback):
-    """Ends the run at a loss that is NaN or infinite: no later step could bring it back."""
+    """Ends the run at a loss that is NaN or infinite: no later step could bring it back.
+
+    Must come first in the list of callbacks, so that none of the others records or saves anything of such a step.
+    """
 
     def __init__(self, phase: Phase, progress: Progress, run_dir: str) -> None:
         super().__init__()
@@ -38,12 +50,25 @@ class StopAtNonFinite(keras.callbacks.Callback):
             UserError: it is not finite.
         """
         loss = float((logs or {})["loss"])
-        if math.isfinite(loss):
-            self._last_finite = loss
-            return
-        before = "the first step" if self._last_finite is None else f"a loss of {self._last_finite:.4g} before it"
-        raise UserError(
-            f"The loss became {loss} at step {self._progress.step + 1} of epoch {self._progress.epoch + 1}, after "
+        if not math.isfinite(loss):
+            raise self.diverged(f"The loss became {loss}")
+        self._last_finite = loss
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Looks at the validation loss, the first to see what the last step of an epoch has done.
+
+        Raises:
+            UserError: it is not finite.
+        """
+        loss = float((logs or {})["val_loss"])
+        if not math.isfinite(loss):
+            raise self.diverged(f"The validation loss became {loss}")
+
+    def diverged(self, what: str) -> UserError:
+        """The error that says where `what` happened, from where it came, and what to try."""
+        before = "the first step" if self._last_finite is None else f"a mean loss of {self._last_finite:.4g} before it"
+        return UserError(
+            f"{what} at step {self._progress.step + 1} of epoch {self._progress.epoch + 1}, after "
             f"{before}, with a learning rate of {self._phase.learning_rate:g}. Try a tenth of it "
             "(--learning_rate or --fine_tune_learning_rate), --precision=float32, or look for odd pictures. "
             f"What the run had saved in {self._run_dir} is unchanged."
@@ -86,11 +111,13 @@ class Recorder(keras.callbacks.Callback):
             "seconds": round(seconds, 3),
             **{name: round(value, 6) for name, value in metrics.items()},
         }
-        self._progress.history.append(row)
-        self._progress.seconds += seconds
-        write_history(self._run_dir, self._progress.history)
-        if self._patience and self._progress.epochs_without_gain >= self._patience:
-            self.model.stop_training = True
+        progress = self._progress
+        progress.history.append(row)
+        progress.seconds += seconds
+        write_history(self._run_dir, progress.history)
+        has_stalled = 0 < self._patience <= progress.epochs_without_gain
+        progress.phase_finished = has_stalled or epoch + 1 == self._phase.last_epoch
+        self.model.stop_training = progress.phase_finished
 
     def _keep_best(self, loss: float) -> None:
         progress = self._progress
@@ -100,8 +127,7 @@ class Recorder(keras.callbacks.Callback):
             progress.epochs_without_gain += 1
         if loss < progress.best_loss:
             progress.best_loss = loss
-            with replacing(os.path.join(self._run_dir, MODEL)) as beside:
-                self._whole.save(beside)
+            best.keep(self._run_dir, self._whole, loss)
 
 
 class Checkpointer(keras.callbacks.Callback):
@@ -115,7 +141,9 @@ class Checkpointer(keras.callbacks.Callback):
         progress: counts the steps here.
         steps_per_epoch: steps of a full epoch.
         minutes: between two checkpoints; 0 for one after every step.
+        guard: says what to raise when the weights are no numbers any more.
         resumes: whether to restore the last checkpoint before the first step.
+        saves_at_end: whether to save when the phase has finished, because another one follows.
     """
 
     def __init__(
@@ -125,29 +153,38 @@ class Checkpointer(keras.callbacks.Callback):
         progress: Progress,
         steps_per_epoch: int,
         minutes: float,
+        guard: StopAtNonFinite,
+        *,
         resumes: bool,
+        saves_at_end: bool,
     ) -> None:
         super().__init__()
-        self._run_dir, self._whole, self._progress = run_dir, whole, progress
-        self._steps_per_epoch, self._seconds, self._resumes = steps_per_epoch, 60 * minutes, resumes
+        self._run_dir, self._whole, self._progress, self._guard = run_dir, whole, progress, guard
+        self._steps_per_epoch, self._seconds = steps_per_epoch, 60 * minutes
+        self._resumes, self._saves_at_end = resumes, saves_at_end
         self._last = time.monotonic()
         self._signal: int | None = None
         self._previous: dict[int, Any] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """From here on a signal stops the run after a whole step."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+        # Python lets only the main thread handle signals.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the signals back."""
         self.release()
 
     def release(self) -> None:
-        """Lets signals act as they did before."""
+        """Lets signals act as they did before, and one that came too late for the last step, too."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+        if self._signal is not None:
+            number, self._signal = self._signal, None
+            signal.raise_signal(number)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keras has built the optimiser and emptied the metrics by now, so this is where a state can be put back."""
@@ -164,19 +201,29 @@ class Checkpointer(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts the epoch."""
         self._progress.epoch, self._progress.step = epoch + 1, 0
-        self._save_if_due()
+        self._save_if_due(is_due=self._saves_at_end and self._progress.phase_finished)
 
-    def _save_if_due(self) -> None:
-        if self._signal is None and time.monotonic() - self._last < self._seconds:
+    def _save_if_due(self, *, is_due: bool = False) -> None:
+        is_due = is_due or time.monotonic() - self._last >= self._seconds
+        if self._signal is None and not is_due:
             return
-        checkpoint.save(self._run_dir, self._progress, self._whole, self.model)
+        try:
+            checkpoint.save(self._run_dir, self._progress, self._whole, self.model)
+        except checkpoint.NotFiniteError as error:
+            raise self._guard.diverged("Weights became NaN or infinite") from error
         self._last = time.monotonic()
         if self._signal is not None:
-            raise Interrupted(
-                f"Stopped by {signal.Signals(self._signal).name} after step {self._progress.step} of epoch "
+            number, self._signal = self._signal, None
+            raise RunInterruptedError(
+                f"Stopped by {signal.Signals(number).name} after step {self._progress.step} of epoch "
                 f"{self._progress.epoch + 1}; the state is saved. Go on with it by "
-                f"`python train.py --resume --run_dir={self._run_dir}`."
+                f"`python train.py --resume --run_dir={self._run_dir}`.",
+                number,
             )
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self._signal = number
+        # Not `print`, which the signal may just have interrupted.
+        os.write(2, b"\nStopping after this step and saving. Ctrl-C stops at once, without saving.\n")

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from data import files
 from data.files import make_folder, replacing
 from errors import UserError
 from training.run import CHECKPOINT
@@ -35,6 +36,7 @@ class Progress:
         best_loss: lowest validation loss so far, that of model.keras.
         epochs_without_gain: finished epochs of this phase since its lowest validation loss.
         phase_best_loss: lowest validation loss of this phase.
+        phase_finished: whether the phase has had its last epoch, be it by early stopping.
     """
 
     phase: int = 0
@@ -45,6 +47,11 @@ class Progress:
     best_loss: float = float("inf")
     epochs_without_gain: int = 0
     phase_best_loss: float = float("inf")
+    phase_finished: bool = False
+
+
+class NotFiniteError(Exception):
+    """The weights hold NaN or infinity, so their checkpoint would be worth less than the one before."""
 
 
 def save(run_dir: str, progress: Progress, model: keras.Model, trainee: keras.Model) -> None:
@@ -56,8 +63,15 @@ def save(run_dir: str, progress: Progress, model: keras.Model, trainee: keras.Mo
         model: the whole network, whose variables hold the state of its dropout layers too; a `.keras` file of
             Keras 3.15 does not.
         trainee: the model that is being fitted, the network or its head, with its optimiser and metrics.
+
+    Raises:
+        NotFiniteError: nothing was written.
+        UserError: the disk is full, or the place can't be written to.
     """
     arrays = {f"{i:05d}": variable.numpy() for i, variable in enumerate(_variables(model, trainee))}
+    weights = list(arrays.values())[: len(model.variables)]
+    if not all(np.isfinite(weight).all() for weight in weights):
+        raise NotFiniteError
     folder = os.path.join(run_dir, CHECKPOINT)
     make_folder(folder)
     with replacing(os.path.join(folder, _STATE)) as beside, tf.io.gfile.GFile(beside, "wb") as file:
@@ -77,8 +91,13 @@ def read_progress(run_dir: str) -> Progress | None:
     return Progress(**json.loads(str(state[_PROGRESS]))) if state else None
 
 
-def restore(run_dir: str, model: keras.Model, trainee: keras.Model) -> None:
+def restore(run_dir: str, model: keras.Model, trainee: keras.Model | None = None) -> None:
     """Gives all variables the values of the last checkpoint; optimiser and metrics must be built.
+
+    Args:
+        run_dir: the run folder.
+        model: the whole network.
+        trainee: what was being fitted; None to restore the network's own variables only.
 
     Raises:
         UserError: the checkpoint is damaged or of another network.
@@ -104,8 +123,15 @@ def remove(run_dir: str) -> None:
         tf.io.gfile.rmtree(os.path.join(run_dir, CHECKPOINT))
 
 
-def _variables(model: keras.Model, trainee: keras.Model) -> list[Any]:
-    return [*model.variables, *trainee.optimizer.variables, *trainee.metrics_variables]
+def remove_left_over(run_dir: str) -> None:
+    """Deletes what a process that was killed while it wrote a checkpoint has left."""
+    files.remove_left_over(os.path.join(run_dir, CHECKPOINT))
+
+
+def _variables(model: keras.Model, trainee: keras.Model | None) -> list[Any]:
+    """The network's own come first, so that they can be restored without the others."""
+    fitted = [*trainee.optimizer.variables, *trainee.metrics_variables] if trainee else []
+    return [*model.variables, *fitted]
 
 
 def _read(run_dir: str) -> dict[str, np.ndarray] | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from data import load as sources
 from data import scan, split
+from data.names import printable
 from data.source import Source
 from training.config import TrainConfig
 
@@ -51,21 +52,27 @@ def gather(config: TrainConfig) -> Examples:
             f"{scan.list_bad(source, inspections)}",
             file=sys.stderr,
         )
+    odd = scan.list_odd(source, inspections)
+    if odd and source.holds_paths:
+        print(f"Unusual, but usable:\n{odd}", file=sys.stderr)
     usable = source.take(good)
     digests = [inspections[i].digest for i in good]
-    _warn_of_contradictions(usable, digests)
+    _tell_of_copies(usable, digests)
     fractions = split.Fractions(config.train_fraction, config.val_fraction, config.test_fraction)
     return Examples(usable, digests, split.assign(usable, digests, fractions), skipped)
 
 
-def _warn_of_contradictions(source: Source, digests: list[str]) -> None:
-    """Identical pictures with two labels can't both be right; training goes on, but the user should know."""
+def _tell_of_copies(source: Source, digests: list[str]) -> None:
+    """Copies stay in one part; but identical pictures with two labels can't both be right, which the user should know."""
     first: dict[str, int] = {}
-    pairs = []
+    copies, pairs = 0, []
     for i, digest in enumerate(digests):
         j = first.setdefault(digest, i)
+        copies += i != j
         if source.labels[i] != source.labels[j]:
             pairs.append(f"  {source.addresses[j]} and {source.addresses[i]}")
+    if copies:
+        print(f"{copies:,} pictures are copies of others; copies stay in the same part.", file=sys.stderr)
     if pairs:
-        listed = scan.printable("\n".join(pairs[:10]))
-        print(f"{len(pairs)} identical pictures have different labels:\n{listed}", file=sys.stderr)
+        listed = printable("\n".join(pairs[:10]))
+        print(f"{len(pairs):,} identical pictures have different labels:\n{listed}", file=sys.stderr)

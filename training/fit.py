@@ -14,7 +14,7 @@ import models
 from data.cache import keep_decoded
 from data.pipeline import Files, Rows, Steps, ordered_batches, steps_per_epoch, training_batches
 from models import weights
-from training import checkpoint, devices, examples, features, transfer
+from training import best, checkpoint, devices, examples, features, transfer
 from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
 from training.config import TrainConfig
@@ -91,11 +91,16 @@ def _run_phases(job: Job) -> float:
     """Trains phase by phase, from wherever the last checkpoint is; gives the seconds of training."""
     saved = checkpoint.read_progress(job.run_dir) if job.config.resume else None
     progress = saved or Progress()
+    if job.config.resume:
+        progress.best_loss = min(progress.best_loss, best.kept_loss(job.run_dir))
     phases = transfer.phases(job.config)
     for index, phase in enumerate(phases[progress.phase :], start=progress.phase):
         if index != progress.phase:
             _enter_phase(progress, index, phase)
-        _run_phase(job, phase, progress, resumes=saved is not None and saved.phase == index)
+        if progress.phase_finished:
+            checkpoint.restore(job.run_dir, job.model)
+        else:
+            _run_phase(job, phase, progress, resumes=saved is not None, is_last=phase is phases[-1])
         plot_curves(progress.history, f"{job.run_dir}/{CURVES}")
         saved = None
     return progress.seconds
@@ -103,19 +108,29 @@ def _run_phases(job: Job) -> float:
 
 def _enter_phase(progress: Progress, index: int, phase: Phase) -> None:
     progress.phase, progress.epoch, progress.step = index, phase.first_epoch, 0
-    progress.epochs_without_gain, progress.phase_best_loss = 0, float("inf")
+    progress.epochs_without_gain, progress.phase_best_loss, progress.phase_finished = 0, float("inf"), False
 
 
-def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> None:
+def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_last: bool) -> None:
     config = job.config
     transfer.enter(job.model, phase)
     trainee, train_rows, val_rows = _trainee_and_rows(job, phase)
     optimizer = keras.optimizers.Adam(phase.learning_rate)
     trainee.compile(optimizer=optimizer, **job.objective.compile_arguments())
     per_epoch = steps_per_epoch(train_rows, config.batch_size)
-    checkpointer = Checkpointer(job.run_dir, job.model, progress, per_epoch, config.checkpoint_minutes, resumes=resumes)
+    guard = StopAtNonFinite(phase, progress, job.run_dir)
+    checkpointer = Checkpointer(
+        job.run_dir,
+        job.model,
+        progress,
+        per_epoch,
+        config.checkpoint_minutes,
+        guard,
+        resumes=resumes,
+        saves_at_end=not is_last,
+    )
     callbacks = [
-        StopAtNonFinite(phase, progress, job.run_dir),
+        guard,
         Recorder(job.run_dir, job.model, phase, progress, config.early_stopping),
         checkpointer,
     ]

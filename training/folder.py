@@ -15,14 +15,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from data.files import make_folder, write_text
+from data.files import explained, make_folder, remove_left_over, write_text
+from data.names import printable, shortened
 from data.pipeline import Files, ordered_batches
 from errors import UserError
 from training import checkpoint
 from training.config import TrainConfig
 from training.examples import Examples
 from training.objective import Objective
-from training.run import CONFIG, LABELS, TEST, Run, write_json, write_splits
+from training.run import CONFIG, LABELS, SPLITS, TEST, Run, write_json, write_splits
 
 _LOCK = ".lock"
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
@@ -36,16 +37,41 @@ def start(config: TrainConfig, examples: Examples, model: keras.Model, command: 
         UserError: the folder holds a run already, or can't be written to.
     """
     run_dir = config.run_dir or ""
+    is_new = not tf.io.gfile.isdir(run_dir)
     make_folder(run_dir)
     with _locked(run_dir):
-        if tf.io.gfile.exists(os.path.join(run_dir, CONFIG)):
-            raise UserError(
-                f"--run_dir={run_dir} holds a run already. Pass another folder, or --resume to go on with it."
-            )
-        write_splits(run_dir, examples.source, examples.parts)
-        write_text(os.path.join(run_dir, LABELS), "".join(f"{name}\n" for name in examples.source.class_names))
-        write_json(os.path.join(run_dir, CONFIG), _record(config, examples, model, command, found))
+        _check_is_free(run_dir)
+        try:
+            write_splits(run_dir, examples.source, examples.parts)
+            write_text(os.path.join(run_dir, LABELS), "".join(f"{name}\n" for name in examples.source.class_names))
+            write_json(os.path.join(run_dir, CONFIG), _record(config, examples, model, command, found))
+        except BaseException:
+            _clear(run_dir, is_new)
+            raise
         yield run_dir
+
+
+def _check_is_free(run_dir: str) -> None:
+    """Only what a start that was killed leaves behind may be written over; anything else is the user's."""
+    names = tf.io.gfile.listdir(run_dir)
+    if CONFIG in names:
+        raise UserError(f"--run_dir={run_dir} holds a run already. Pass another folder, or --resume to go on with it.")
+    remove_left_over(run_dir)
+    others = set(tf.io.gfile.listdir(run_dir)) - {_LOCK, SPLITS, LABELS}
+    if others:
+        raise UserError(
+            f"--run_dir must be a new or an empty folder. Received: --run_dir={run_dir}, which holds "
+            f"{shortened(sorted(others))}. Pass another folder."
+        )
+
+
+def _clear(run_dir: str, is_new: bool) -> None:
+    """Leaves no half-made run behind."""
+    with contextlib.suppress(OSError, tf.errors.OpError):
+        for name in {_LOCK, SPLITS, LABELS} & set(tf.io.gfile.listdir(run_dir)):
+            tf.io.gfile.remove(os.path.join(run_dir, name))
+        if is_new:
+            tf.io.gfile.rmtree(run_dir)
 
 
 @contextlib.contextmanager
@@ -58,12 +84,16 @@ def reopen(config: TrainConfig, examples: Examples) -> Iterator[str]:
     run = Run.open(config.run_dir or "")
     with _locked(run.path):
         if run.test_metrics():
+            checkpoint.remove(run.path)
             raise UserError(f"The run in {run.path} has finished; there is nothing to resume. Pass another --run_dir.")
-        rows = [(row.address, row.part) for row in run.splits()]
-        if rows != list(zip(examples.source.addresses, examples.parts, strict=True)):
+        remove_left_over(run.path)
+        checkpoint.remove_left_over(run.path)
+        rows = [(row.address, row.label, row.part) for row in run.splits()]
+        labels = [examples.source.class_names[label] for label in examples.source.labels]
+        if rows != list(zip(examples.source.addresses, labels, examples.parts, strict=True)):
             raise UserError(
-                f"--resume needs the pictures that {run.path} was started with. The pictures in {config.data} have "
-                "changed since. Put them back, or start a new run with another --run_dir."
+                f"--resume needs the pictures that {run.path} was started with. Those in "
+                f"{printable(config.data)} have changed since. Put them back, or pass another --run_dir without --resume."
             )
         yield run.path
 
@@ -111,10 +141,13 @@ def _locked(run_dir: str) -> Iterator[None]:
     if "://" in run_dir:
         yield
         return
-    with open(os.path.join(run_dir, _LOCK), "w", encoding="utf-8") as lock:
+    path = os.path.join(run_dir, _LOCK)
+    with explained(path):
+        lock = open(path, "w", encoding="utf-8")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(
                 f"Another process is training in --run_dir={run_dir}. Wait for it, or pass another folder."
             ) from error

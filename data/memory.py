@@ -1,0 +1,70 @@
+"""What earlier scans found, kept in the user's cache folder, never beside the pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+
+import tensorflow as tf
+
+from data.files import cache_folder, make_folder, read_text, write_text
+from errors import UserError
+
+
+def stamp_of_file(path: bytes) -> str:
+    """Size and times of the last changes, of content and of permissions: whether a file is still the one scanned.
+
+    Empty when that can't be told.
+    """
+    try:
+        if b"://" in path:
+            remote = tf.io.gfile.stat(path)
+            return f"{remote.length}-{remote.mtime_nsec}"
+        local = os.stat(path)
+    except (OSError, tf.errors.OpError):
+        return ""
+    return f"{local.st_size}-{local.st_mtime_ns}-{local.st_ctime_ns}"
+
+
+def stamp_of_bytes(encoded: bytes) -> str:
+    """A hash of the content."""
+    return hashlib.sha256(encoded).hexdigest()
+
+
+class Memory:
+    """Rows of text that were found out about the pictures of one source.
+
+    Args:
+        name: of the source.
+        rules: what the findings depend on beside the pictures; those made under other rules are forgotten.
+    """
+
+    def __init__(self, name: str, rules: str) -> None:
+        key = hashlib.sha256(os.fsencode(os.path.abspath(name)) + b"\n" + rules.encode()).hexdigest()[:16]
+        self._path = os.path.join(cache_folder(), "scans", f"{key}.csv")
+        self._rows = self._read()
+
+    def get(self, address: str, stamp: str) -> list[str] | None:
+        """What was kept of a picture that hasn't changed since."""
+        row = self._rows.get(address, [""])
+        return row[1:] if stamp and row[0] == stamp else None
+
+    def keep(self, rows: Iterable[tuple[str, str, Sequence[object]]]) -> None:
+        """Replaces all rows by these: address, stamp, findings."""
+        table = io.StringIO()
+        csv.writer(table).writerows([address, stamp, *findings] for address, stamp, findings in rows)
+        # Without a cache the next run scans again; that is no reason to stop this one.
+        with contextlib.suppress(UserError, OSError, tf.errors.OpError):
+            make_folder(os.path.dirname(self._path))
+            write_text(self._path, table.getvalue())
+
+    def _read(self) -> dict[str, list[str]]:
+        try:
+            rows = list(csv.reader(io.StringIO(read_text(self._path)), strict=True))
+        except (OSError, tf.errors.OpError, csv.Error):
+            return {}
+        return {row[0]: row[1:] for row in rows if len(row) > 1}
