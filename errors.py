@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -33,7 +34,7 @@ def run(main: Main) -> None:
 
 
 def exits_with_message(main: Main) -> Main:
-    """Makes `main` return the exit code of a `UserError` and print the message, instead of raising it."""
+    """Makes `main` print the message of a `UserError` and return its exit code; on Ctrl-C 130, as a shell has it."""
 
     @functools.wraps(main)
     def guarded(argv: list[str]) -> int | None:
@@ -42,6 +43,9 @@ def exits_with_message(main: Main) -> Main:
         except UserError as error:
             print(error, file=sys.stderr)
             return error.exit_code
+        except KeyboardInterrupt:
+            print("Stopped by Ctrl-C.", file=sys.stderr)
+            return 128 + signal.SIGINT
 
     return guarded
 

@@ -41,8 +41,13 @@ def _config() -> TrainConfig:
 
 def _stored(run_dir: str) -> TrainConfig:
     """The flags that an interrupted run was started with; others on this command line may only repeat them."""
-    from training.run import Run
+    from training.run import CONFIG, Run
 
+    if os.path.isdir(run_dir) and not os.path.exists(os.path.join(run_dir, CONFIG)):
+        raise errors.UserError(
+            f"--resume needs a run that has begun. Received: --run_dir={run_dir}, which has no {CONFIG}: "
+            "the run was stopped before its first step. Run the same command without --resume."
+        )
     stored = Run.open(run_dir).config
     for name, value in training_flags.given().items():
         if name not in ("resume", "run_dir") and getattr(stored, name) != value:

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import psutil
 
-from data.files import cache_folder, make_folder, replacing
+from data.files import cache_folder, make_folder, remove_left_over, replacing, reserve
 from data.pipeline import Files, Rows, Table, ordered_batches, steps_per_epoch
 from data.progress import progress
 
@@ -49,9 +49,11 @@ def _mapped(files: Files, digests: list[str], shape: tuple[int, ...]) -> np.ndar
     key = hashlib.sha256(repr((shape, digests)).encode()).hexdigest()[:20]
     path = os.path.join(cache_folder(), "pixels", f"{key}.npy")
     make_folder(os.path.dirname(path))
+    remove_left_over(os.path.dirname(path))
     if not os.path.exists(path):
         with replacing(path) as beside:
             pixels = np.lib.format.open_memmap(beside, "w+", np.uint8, shape)
+            reserve(beside)
             _fill(files, pixels)
             pixels.flush()
     return np.load(path, mmap_mode="r")

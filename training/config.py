@@ -119,6 +119,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
     _check_fractions(config)
     _check_weights(config, spec)
     _check_loss_weights(config, spec)
+    _check_run_dir(config)
     if config.resume and not config.run_dir:
         raise UserError("--resume needs the folder of the run to go on with. Pass --run_dir=FOLDER.")
     return dataclasses.replace(config, learning_rate=config.learning_rate or _default_learning_rate(config))
@@ -185,6 +186,18 @@ def _check_loss_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
     if len(spec.heads) > 1 and set(weights) != set(spec.heads):
         wanted = ",".join(f"{head}=WEIGHT" for head in spec.heads)
         raise UserError(f"--loss_weights must be {wanted}. Received: --loss_weights={config.loss_weights}.")
+
+
+def _check_run_dir(config: TrainConfig) -> None:
+    run_dir = config.run_dir or ""
+    if not run_dir.isprintable() or any("\ud800" <= letter <= "\udfff" for letter in run_dir):
+        raise UserError(f"--run_dir must be a name that prints, in UTF-8. Received: --run_dir={ascii(run_dir)}.")
+    data, run = os.path.realpath(config.data), os.path.realpath(run_dir)
+    if run_dir and os.path.isdir(data) and os.path.commonpath([data, run]) == data:
+        raise UserError(
+            "--run_dir must lie outside the pictures, or the next run would take it for a class. "
+            f"Received: --run_dir={run_dir} in --data={config.data}. Pass another folder, such as runs/NAME."
+        )
 
 
 def _parse_loss_weights(text: str) -> dict[str, float]:

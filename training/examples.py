@@ -63,7 +63,7 @@ def gather(config: TrainConfig) -> Examples:
 
 
 def _tell_of_copies(source: Source, digests: list[str]) -> None:
-    """Copies stay in one part; but identical pictures with two labels can't both be right, which the user should know."""
+    """Copies stay in one part; but identical pictures with two labels can't both be right."""
     first: dict[str, int] = {}
     copies, pairs = 0, []
     for i, digest in enumerate(digests):

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data.files import cache_folder, make_folder, replacing, write_text
+from data.files import cache_folder, make_folder, remove_left_over, replacing, reserve, write_text
 from data.pipeline import Files, Table, ordered_batches, steps_per_epoch
 from data.progress import progress
 from training.objective import Objective
@@ -37,8 +37,10 @@ def cut(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     fixed = 0
     while fixed < len(stack) and _is_fixed(stack[fixed]):
         fixed += 1
-    pixels = keras.Input(model.input_shape[1:], name="pixels")
-    features = model.get_layer("backbone")(model.get_layer("preprocessing")(pixels))
+    backbone = model.get_layer("backbone")
+    # A subclassed model has no shape of its own, and preprocessing keeps that of the pixels.
+    pixels = keras.Input(backbone.input_shape[1:], name="pixels")
+    features = backbone(model.get_layer("preprocessing")(pixels))
     for layer in stack[:fixed]:
         features = layer(features)
     entrance = keras.Input(features.shape[1:], dtype=features.dtype, name="features")
@@ -63,6 +65,7 @@ def compute(
     if not _is_whole(folder):
         shutil.rmtree(folder, ignore_errors=True)
         make_folder(os.path.dirname(folder))
+        remove_left_over(os.path.dirname(folder))
         with replacing(folder) as beside:
             _fill(beside, front, files, objective, batch_size, title)
     targets = [np.load(path) for path in _target_paths(folder)]
@@ -91,6 +94,7 @@ def _fill(folder: str, front: keras.Model, files: Files, objective: Objective, b
     make_folder(folder)
     shape = (len(files), *front.output_shape[1:])
     features = np.lib.format.open_memmap(os.path.join(folder, _FEATURES), "w+", np.float32, shape)
+    reserve(os.path.join(folder, _FEATURES))
     targets: list[list[np.ndarray]] = []
     first = 0
     for batch, target in progress(

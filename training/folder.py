@@ -92,8 +92,8 @@ def reopen(config: TrainConfig, examples: Examples) -> Iterator[str]:
         labels = [examples.source.class_names[label] for label in examples.source.labels]
         if rows != list(zip(examples.source.addresses, labels, examples.parts, strict=True)):
             raise UserError(
-                f"--resume needs the pictures that {run.path} was started with. Those in "
-                f"{printable(config.data)} have changed since. Put them back, or pass another --run_dir without --resume."
+                f"--resume needs the pictures that {run.path} was started with. Those in {printable(config.data)} have "
+                "changed since. Put them back, or start a new run with another --run_dir."
             )
         yield run.path
 
