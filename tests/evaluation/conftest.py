@@ -1,0 +1,49 @@
+"""One small trained run that all tests of the evaluation share; none of them writes into it."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from evaluation.assess import Assessment, assess, own_test_part
+from evaluation.predictions import from_model
+from tests.conftest import encode, stripes
+from training.config import TrainConfig, resolved
+from training.fit import train
+from training.run import Run
+
+CLASSES = ("lying", "upright")
+
+
+def write_pictures(folder: pathlib.Path, count: int, first: int = 0) -> None:
+    """`count` striped pictures of each class."""
+    for number, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for i in range(first, first + count):
+            picture = encode(stripes(i + 1000 * number, upright=name == "upright"), "PNG")
+            (folder / name / f"{i:02d}.png").write_bytes(picture)
+
+
+def train_run(photos: pathlib.Path, folder: pathlib.Path, **given: object) -> Run:
+    """A LeNet-5 that has learnt the stripes, or not, within seconds."""
+    flags = {"model": "lenet5", "image_size": 16, "epochs": 6, "learning_rate": 3e-3, "batch_size": 8}
+    shares = {"train_fraction": 0.5, "val_fraction": 0.2, "test_fraction": 0.3}
+    config = TrainConfig(data=str(photos), run_dir=str(folder), **{**flags, **shares, **given})  # type: ignore[arg-type]
+    return train(resolved(config), command="python train.py --model=lenet5")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """LeNet-5 at 16 px on 2 x 40 striped pictures, 24 of them for the test."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    write_pictures(folder / "photos", 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        return train_run(folder / "photos", folder / "striped", augment="full")
+
+
+@pytest.fixture(scope="session")
+def assessment(run: Run) -> Assessment:
+    """The run judged by its own test part."""
+    return assess(own_test_part(run, "model.keras"), from_model(run.load_model()), batch_size=5)

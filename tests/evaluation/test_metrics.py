@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation import metrics
+
+NAMES = ("cat", "dog")
+
+
+def two_columns(scores: list[float]) -> np.ndarray:
+    return np.stack([1 - np.asarray(scores), scores], axis=1)
+
+
+def test_numbers_of_five_pictures_worked_out_by_hand() -> None:
+    labels = np.array([0, 0, 1, 1, 1])
+    found = metrics.classification(labels, two_columns([0.1, 0.6, 0.8, 0.3, 0.9]), NAMES)
+    assert found["accuracy"] == pytest.approx(3 / 5)
+    assert found["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert found["confusion"] == [[1, 1], [1, 2]]
+    cat, dog = found["classes"]
+    assert cat == {"name": "cat", "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+    assert dog["precision"] == dog["recall"] == dog["f1"] == pytest.approx(2 / 3)
+    # Of the 6 pairs of a dog and a cat, the dog has the higher score in 5.
+    assert found["roc_auc"] == pytest.approx(5 / 6)
+    assert found["log_loss"] == pytest.approx(-sum(map(math.log, (0.9, 0.4, 0.8, 0.3, 0.9))) / 5)
+    assert found["brier"] == pytest.approx((0.1**2 + 0.6**2 + 0.2**2 + 0.7**2 + 0.1**2) / 5)
+    assert found["macro"]["f1"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert found["top_k"] is None
+
+
+def test_wilson_interval_of_a_published_example() -> None:
+    # Newcombe, 1998, Statistics in Medicine 17, table I, method 3: 81 of 263, and 0 of 20.
+    assert metrics.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert metrics.wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+
+
+def test_the_baseline_is_the_largest_class_of_training_even_where_the_test_part_has_another() -> None:
+    labels = np.array([0, 1, 1, 1])
+    found = metrics.baseline(labels, np.array([30, 10]), NAMES)
+    assert (found["class"], found["accuracy"], found["balanced_accuracy"]) == ("cat", 0.25, 0.5)
+    # Laplace's shares, 31 and 11 of 42, so that an unseen class costs much but not everything.
+    assert found["log_loss"] == pytest.approx(-(math.log(31 / 42) + 3 * math.log(11 / 42)) / 4)
+
+
+def test_a_missing_class_gives_none_and_no_warning() -> None:
+    found = metrics.classification(np.array([0, 0]), two_columns([0.2, 0.1]), NAMES)
+    assert (found["roc_auc"], found["average_precision"]) == (None, None)
+    assert found["classes"][1] == {"name": "dog", "precision": None, "recall": None, "f1": None, "support": 0}
+    assert (found["accuracy"], found["balanced_accuracy"]) == (1, 1)
+
+
+def test_top_k_comes_with_many_classes() -> None:
+    probabilities = np.full((2, 25), 0.01)
+    probabilities[:, :6] = (0.3, 0.2, 0.1, 0.09, 0.08, 0.05)
+    names = tuple(f"class {i}" for i in range(25))
+    found = metrics.classification(np.array([4, 5]), probabilities, names)
+    assert found["top_k"] == {"k": 5, "accuracy": 0.5}
+    assert found["accuracy"] == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(classes=st.integers(2, 8), pictures=st.integers(1, 12), seed=st.integers(0, 999), sharpness=st.floats(0.01, 50))
+def test_any_part_gives_valid_json_and_agrees_with_its_confusion_matrix(
+    classes: int, pictures: int, seed: int, sharpness: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    logits = sharpness * generator.normal(size=(pictures, classes))
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    labels = generator.integers(0, classes, pictures)
+    found = metrics.classification(labels, probabilities, tuple(map(str, range(classes))))
+    json.dumps(found, allow_nan=False)
+    confusion = np.asarray(found["confusion"])
+    assert confusion.sum() == pictures
+    assert found["accuracy"] == pytest.approx(np.trace(confusion) / pictures)
+    assert found["accuracy_low"] <= found["accuracy"] <= found["accuracy_high"]
+
+
+def test_brightness_errors() -> None:
+    found = metrics.brightness(np.array([0.2, 0.4, 0.6]), np.array([0.3, 0.4, 0.4]))
+    assert found["mae"] == pytest.approx(0.1)
+    assert found["rmse"] == pytest.approx(math.sqrt(0.05 / 3))
+    assert found["r2"] == pytest.approx(1 - 0.05 / 0.08)
+    assert metrics.brightness(np.array([0.5]), np.array([0.4]))["r2"] is None
+    assert metrics.brightness(np.array([0.5, 0.5]), np.array([0.4, 0.5]))["r2"] is None
+
+
+def test_mcnemar_counts_only_pictures_on_which_the_runs_differ() -> None:
+    first = np.array([True] * 10 + [False] * 2 + [True] * 100)
+    second = np.array([False] * 10 + [True] * 2 + [True] * 100)
+    found = metrics.mcnemar(first, second)
+    # Twice the probability of at most 2 heads in 12 throws: 2 * (1 + 12 + 66) / 4096.
+    assert found == {"only_first": 10, "only_second": 2, "p_value": pytest.approx(158 / 4096)}
+    assert metrics.mcnemar(first, first) == {"only_first": 0, "only_second": 0, "p_value": 1.0}
