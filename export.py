@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from absl import flags
+from absl import flags, logging
 
 import errors
 
@@ -38,6 +38,8 @@ def main(argv: list[str]) -> None:
         raise errors.UserError(
             f"--version and --keep_versions belong to --format=saved_model. Received: --format={_FORMAT.value}."
         )
+    # TensorFlow tells by absl where it writes, which is a folder that the user never sees.
+    logging.set_verbosity(logging.WARNING)
     # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
     from training.run import Run
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 
+import keras
+
 from data.files import make_folder, replacing
 from errors import UserError
 from training.run import Run
@@ -33,10 +35,22 @@ def export(run: Run, kind: str, folder: str | None = None) -> str:
             f"--format={kind} needs the packages {' and '.join(_NEEDS[kind])}. Missing: {', '.join(missing)}. "
             f"Install them by `pip install {' '.join(missing)}`, or choose --format=saved_model."
         )
-    model = run.load_model()
+    model = _for_inference(run.load_model())
+    # Without it Keras's ONNX exporter refuses a model that hasn't been called since it was read from its file.
+    pixels = [keras.InputSpec(dtype="float32", shape=model.input_shape, name="pixels")]
     folder = folder or run.file("export")
     make_folder(folder)
     path = os.path.join(folder, f"model.{kind}")
     with replacing(path) as beside:
-        model.export(beside, format=_KERAS_NAMES[kind], verbose=False)
+        model.export(beside, format=_KERAS_NAMES[kind], input_signature=pixels, verbose=False)
     return path
+
+
+def _for_inference(model: keras.Model) -> keras.Model:
+    """The same network with `training=False` written into it.
+
+    Keras's ONNX exporter traces a model as for training: where it holds random layers, BatchNorm would use the batch's
+    own statistics.
+    """
+    pixels = keras.Input(model.input_shape[1:], name="pixels")
+    return keras.Model(pixels, model(pixels, training=False))
