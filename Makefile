@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # torch is only there to compare networks with; `make test EXTRAS=test,serving` goes without its download.
-EXTRAS ?= test,serving,export,torch
+EXTRAS ?= test,serving,torch
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin

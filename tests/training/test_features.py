@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import models
+from data import folder
+from data.pipeline import Files, Steps, ordered_batches, training_batches
+from models.freezing import freeze_backbone
+from training import features
+from training.objective import Objective
+
+OBJECTIVE = Objective(2, ("class",), {})
+
+
+@pytest.fixture
+def files(picture_folder: pathlib.Path) -> Files:
+    return Files(folder.load(str(picture_folder)), 48, 3)
+
+
+def network() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    model = models.build("squeezenet", 2, image_size=48, transfer=True)
+    freeze_backbone(model)
+    return model
+
+
+def digests(files: Files) -> list[str]:
+    return [str(i) for i in range(len(files))]
+
+
+def compute(front: keras.Model, files: Files) -> features.Table:
+    return features.compute(front, files, digests(files), OBJECTIVE, 16, "features")
+
+
+def test_the_two_halves_are_the_whole(files: Files) -> None:
+    model = network()
+    front, rest = features.cut(model)
+    pixels = next(iter(ordered_batches(files, 8)))[0]
+    assert front.output_shape == (None, 512), "pooled, so a picture costs 2 KB and not 16"
+    np.testing.assert_allclose(rest(front(pixels)), model(pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "alexnet_owt", "multitask", "bn_mlp"])
+def test_every_kind_of_model_can_be_cut(name: str) -> None:
+    model = models.build(name, 3, image_size=models.find(name).min_image_size, transfer=True)
+    front, rest = features.cut(model)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *front.input_shape[1:])).astype(np.uint8)
+    whole, halves = model(pixels), rest(front(pixels))
+    for a, b in zip(keras.tree.flatten(whole), keras.tree.flatten(halves), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert len(rest.trainable_variables) < len(model.trainable_variables)
+
+
+def test_training_on_features_gives_the_weights_of_training_through_the_backbone(files: Files) -> None:
+    heads = []
+    for uses_features in (False, True):
+        model = network()
+        before = [variable.numpy() for variable in model.get_layer("backbone").variables]
+        front, rest = features.cut(model)
+        trainee = rest if uses_features else model
+        rows = compute(front, files) if uses_features else files
+        targets = None if uses_features else OBJECTIVE.targets
+        trainee.compile(optimizer=keras.optimizers.Adam(1e-3), **OBJECTIVE.compile_arguments())
+        trainee.fit(
+            training_batches(rows, Steps(16, 5, 0, 4), targets=targets),
+            epochs=4,
+            steps_per_epoch=3,
+            verbose=0,
+            shuffle=False,
+        )
+        heads.append([variable.numpy() for variable in model.get_layer("head").variables])
+        for variable, value in zip(model.get_layer("backbone").variables, before, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), value)
+    for through, kept in zip(*heads, strict=True):
+        np.testing.assert_allclose(kept, through, atol=1e-5)
+
+
+def test_features_are_kept_and_used_again(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = compute(features.cut(network())[0], files)
+    monkeypatch.setattr(features, "_fill", lambda *arguments: pytest.fail("computed again"))
+    again = compute(features.cut(network())[0], files)
+    np.testing.assert_array_equal(first.inputs, again.inputs)
+
+
+def test_other_weights_pixels_or_sizes_ask_for_other_features(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute(features.cut(network())[0], files)
+    monkeypatch.setattr(features, "_fill", lambda *arguments: pytest.fail("computed again"))
+    changed = network()
+    kernel = changed.get_layer("backbone").trainable_variables or changed.get_layer("backbone").variables
+    kernel[0].assign(kernel[0] + 1e-3)
+    for front, rows, names in [
+        (features.cut(changed)[0], files, digests(files)),
+        (features.cut(network())[0], files, digests(files)[::-1]),
+    ]:
+        with pytest.raises(pytest.fail.Exception, match="computed again"):
+            features.compute(front, rows, names, OBJECTIVE, 16, "features")
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_cache_is_computed_again(files: Files, cache_of_its_own: pathlib.Path, damage: str) -> None:
+    front = features.cut(network())[0]
+    wanted = np.array(compute(front, files).inputs)
+    file = next(cache_of_its_own.rglob("features.npy"))
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[-100] ^= 0xFF
+        file.write_bytes(content)
+    elif damage == "truncate":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        file.unlink()
+    np.testing.assert_allclose(compute(front, files).inputs, wanted, atol=1e-6)

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import models
+from data.pipeline import ordered_batches
+from errors import UserError
+from training.config import TrainConfig, resolved
+from training.fit import train
+from training.run import Run
+from training.transfer import phases
+
+
+def config(folder: pathlib.Path, **given: object) -> TrainConfig:
+    standard = {"model": "lenet5", "data": str(folder), "epochs": 2, "batch_size": 8, "learning_rate": 1e-2}
+    standard |= {"val_fraction": 0.2, "test_fraction": 0.2, "train_fraction": 0.6}
+    merged = standard | {"run_dir": str(folder.parent / "run")} | given
+    return resolved(TrainConfig(**merged))  # type: ignore[arg-type]
+
+
+def pretrained(tmp_path: pathlib.Path, name: str, image_size: int) -> str:
+    """A weights file of a network with random weights."""
+    keras.utils.set_random_seed(1)
+    path = str(tmp_path / "backbone.weights.h5")
+    models.build(name, 2, image_size=image_size).save_weights(path)
+    return path
+
+
+def test_a_run_folder_holds_what_it_promises(picture_folder: pathlib.Path) -> None:
+    run = train(config(picture_folder), command="python train.py")
+    files = {
+        ".lock",
+        "config.json",
+        "splits.csv",
+        "history.csv",
+        "curves.png",
+        "model.keras",
+        "labels.txt",
+        "test.json",
+    }
+    assert set(os.listdir(run.path)) == files
+    assert [row.part for row in run.splits()].count("test") == 8
+    assert run.class_names == ("lying", "upright")
+    assert run.details()["parameters"] == run.load_model().count_params()
+    history = run.history()
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    assert {"phase", "learning_rate", "seconds", "loss", "accuracy", "val_loss", "val_accuracy"} <= set(history[0])
+
+
+def test_the_kept_model_is_the_best_epoch_and_gives_the_stated_test_metrics(picture_folder: pathlib.Path) -> None:
+    run = train(config(picture_folder, epochs=4), command="")
+    best = min(run.history(), key=lambda row: float(row["val_loss"]))
+    model = run.load_model()
+    for part, wanted in (("val", float(best["val_accuracy"])), ("test", run.test_metrics()["accuracy"])):
+        pictures = run.part(part)
+        logits = np.concatenate([model(pixels) for pixels in pictures.pixels(3)])
+        assert ((logits[:, 0] > 0) == (pictures.labels == 1)).mean() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_digits_are_learnt(tmp_path: pathlib.Path) -> None:
+    """Between bounds: above what is learnt without convolutions, below what only a leak would give."""
+    run = train(config(tmp_path / "none", data="digits", epochs=5, learning_rate=1e-3), command="")
+    assert 0.93 < run.test_metrics()["accuracy"] < 0.995
+
+
+@pytest.mark.parametrize("name", ["bn_mlp", "squeezenet"])
+def test_stripes_are_learnt(picture_folder: pathlib.Path, name: str) -> None:
+    """Which catches wrong targets, losses, and activations that no shape shows."""
+    size = 48 if name == "squeezenet" else None
+    rate = 1e-3 if name == "squeezenet" else 3e-3
+    settings = {"model": name, "image_size": size, "epochs": 15, "learning_rate": rate, "weights": "none"}
+    run = train(config(picture_folder, **settings), command="")
+    assert run.test_metrics()["accuracy"] == 1.0
+
+
+def test_training_again_gives_the_same_numbers(picture_folder: pathlib.Path) -> None:
+    runs = [
+        train(config(picture_folder, run_dir=str(picture_folder.parent / name), augment="full"), command="")
+        for name in ("a", "b")
+    ]
+    first, second = ([float(row["loss"]) for row in run.history()] for run in runs)
+    np.testing.assert_allclose(first, second, rtol=1e-4)
+
+
+def test_two_heads_report_their_own_metrics(picture_folder: pathlib.Path) -> None:
+    run = train(config(picture_folder, model="multitask", image_size=16, epochs=1, learning_rate=1e-3), command="")
+    assert {"class_accuracy", "brightness_mae", "loss", "class_loss", "brightness_loss"} <= set(run.test_metrics())
+    metrics = run.test_metrics()
+    assert metrics["loss"] == pytest.approx(0.7 * metrics["class_loss"] + 0.3 * metrics["brightness_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("augment", ["none", "basic"])
+def test_transfer_in_two_phases(picture_folder: pathlib.Path, augment: str) -> None:
+    weights = pretrained(picture_folder.parent, "squeezenet", 48)
+    settings = {"model": "squeezenet", "image_size": 48, "weights": weights, "freeze": True, "epochs": 2}
+    given = config(picture_folder, **settings, fine_tune_epochs=1, learning_rate=1e-3, augment=augment)
+    run = train(given, command="")
+    assert [row["phase"] for row in run.history()] == ["head", "head", "fine_tune"]
+    assert [phase.name for phase in phases(given)] == ["head", "fine_tune"]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(picture_folder: pathlib.Path) -> None:
+    train(config(picture_folder, epochs=1), command="")
+    with pytest.raises(UserError, match="holds a run already"):
+        train(config(picture_folder, epochs=1), command="")
+
+
+def test_mistakes_are_found_before_a_folder_is_made(picture_folder: pathlib.Path) -> None:
+    (picture_folder / "lying" / "notes.jpg").write_text("not a picture")
+    with pytest.raises(
+        UserError, match=r"(?s)1 of 41 can't be used.*lying/notes.jpg: not a picture.*on_bad_image=skip"
+    ):
+        train(config(picture_folder), command="")
+    assert not (picture_folder.parent / "run").exists()
+    run = train(config(picture_folder, on_bad_image="skip", epochs=1), command="")
+    assert run.details()["skipped_pictures"] == [{"address": "lying/notes.jpg", "reason": "not a picture"}]
+    assert "lying/notes.jpg" not in [row.address for row in run.splits()]
+
+
+def test_early_stopping_ends_a_phase(picture_folder: pathlib.Path) -> None:
+    """A step size that can't learn: the first epoch stays the best or nearly so."""
+    run = train(config(picture_folder, epochs=30, early_stopping=2, learning_rate=2.0), command="")
+    losses = [float(row["val_loss"]) for row in run.history()]
+    assert len(losses) < 30
+    assert min(losses[-2:]) >= min(losses[:-2])
+
+
+def test_a_run_says_when_its_pictures_are_gone(picture_folder: pathlib.Path) -> None:
+    run = train(config(picture_folder, epochs=1), command="")
+    gone = next(row.address for row in run.splits() if row.part == "test")
+    (picture_folder / gone).unlink()
+    with pytest.raises(UserError, match=f"1 of 8 pictures of the test part are missing: {gone}"):
+        Run.open(run.path).part("test")
+
+
+def test_mixed_precision_trains_and_keeps_float32_logits(picture_folder: pathlib.Path) -> None:
+    try:
+        run = train(config(picture_folder, precision="mixed_bfloat16", epochs=1), command="")
+        assert run.load_model().output.dtype == "float32"
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def test_config_json_repeats_the_run(picture_folder: pathlib.Path) -> None:
+    given = config(picture_folder, epochs=1)
+    run = train(given, command="python train.py --epochs=1")
+    assert Run.open(run.path).config == given
+    stored = json.loads((pathlib.Path(run.path) / "config.json").read_text(encoding="utf-8"))
+    assert stored["command"] == "python train.py --epochs=1"
+    assert stored["devices"] and stored["versions"]["keras"] == keras.__version__
+
+
+def test_require_gpu_fails_without_one(picture_folder: pathlib.Path) -> None:
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="--require_gpu needs a GPU"):
+        train(config(picture_folder, require_gpu=True), command="")
+
+
+def test_validation_batches_are_those_of_evaluation(picture_folder: pathlib.Path) -> None:
+    run = train(config(picture_folder, epochs=1, augment="full"), command="")
+    part = run.part("val")
+    from data.pipeline import Files
+
+    wanted = np.concatenate([pixels for pixels, _ in ordered_batches(Files(part.source, 32, 1), 8)])
+    np.testing.assert_array_equal(np.concatenate(list(part.pixels(3))), wanted)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training.objective import Objective, brightness
+
+PIXELS = tf.constant(np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8))
+
+
+def evaluate(objective: Objective, outputs: object, labels: np.ndarray) -> dict[str, float]:
+    """What Keras reports for a model that gives exactly `outputs`."""
+    inputs = keras.Input((1,))
+    names = list(outputs) if isinstance(outputs, dict) else [None]
+    flat = outputs if isinstance(outputs, dict) else {None: outputs}
+    tables = {name: tf.constant(flat[name], tf.float32) for name in names}
+
+    def pick(name: str | None) -> keras.layers.Layer:
+        lookup = lambda index: tf.gather(tables[name], tf.cast(index[:, 0], tf.int32))  # noqa: E731
+        return keras.layers.Lambda(lookup, output_shape=tables[name].shape[1:], name=name)(inputs)
+
+    model = keras.Model(inputs, {name: pick(name) for name in names} if isinstance(outputs, dict) else pick(None))
+    model.compile(**objective.compile_arguments())
+    index = tf.range(len(labels), dtype=tf.float32)[:, tf.newaxis]
+    targets = objective.targets(PIXELS, tf.constant(labels))
+    return model.evaluate(index, targets, verbose=0, return_dict=True, batch_size=4)
+
+
+def test_the_accuracy_of_one_logit_is_judged_at_zero() -> None:
+    """At 0.5, the default threshold, the third picture would count as class 0."""
+    logits = np.asarray([[-3.0], [-0.1], [0.3], [0.1], [4.0], [-0.2]])
+    labels = np.asarray([0, 0, 1, 1, 1, 1])
+    metrics = evaluate(Objective(2, ("class",), {}), logits, labels)
+    assert metrics["accuracy"] == pytest.approx(5 / 6)
+    signs = np.where(labels == 1, 1, -1)
+    assert metrics["loss"] == pytest.approx(np.log1p(np.exp(-signs * logits[:, 0])).mean(), rel=1e-5)
+
+
+def test_more_classes_are_one_hot_with_softmax() -> None:
+    logits = np.random.default_rng(1).normal(size=(6, 4))
+    labels = np.asarray([0, 1, 2, 3, 0, 1])
+    metrics = evaluate(Objective(4, ("class",), {}), logits, labels)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert metrics["loss"] == pytest.approx(-np.log(probabilities[np.arange(6), labels]).mean(), rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
+
+
+def test_each_head_has_its_own_metrics_and_the_losses_are_weighted() -> None:
+    labels = np.asarray([0, 1, 1, 0, 1, 0])
+    logits = np.asarray([[1.0], [2.0], [-1.0], [-2.0], [3.0], [0.5]])
+    shades = np.linspace(0.2, 0.8, 6)[:, np.newaxis]
+    objective = Objective(2, ("class", "brightness"), {"class": 0.7, "brightness": 0.3})
+    metrics = evaluate(objective, {"class": logits, "brightness": shades}, labels)
+    truth = brightness(PIXELS).numpy()
+    assert metrics["class_accuracy"] == pytest.approx(3 / 6)
+    assert metrics["brightness_mae"] == pytest.approx(np.abs(shades - truth).mean(), rel=1e-5)
+    signs = np.where(labels == 1, 1, -1)
+    wanted = 0.7 * np.log1p(np.exp(-signs * logits[:, 0])).mean() + 0.3 * ((shades - truth) ** 2).mean()
+    assert metrics["loss"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_brightness_is_the_mean_of_the_pixels() -> None:
+    assert brightness(tf.fill((1, 2, 2, 3), 255)).numpy().tolist() == [[1.0]]
+    np.testing.assert_allclose(brightness(PIXELS)[:, 0], PIXELS.numpy().mean(axis=(1, 2, 3)) / 255, rtol=1e-5)

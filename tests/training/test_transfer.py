@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import models
+from training import transfer
+from training.config import TrainConfig, resolved
+from training.objective import Objective
+
+
+def names(**given: object) -> list[tuple[str, int, int, float]]:
+    config = resolved(TrainConfig(**given))  # type: ignore[arg-type]
+    return [(p.name, p.first_epoch, p.last_epoch, p.learning_rate) for p in transfer.phases(config)]
+
+
+def test_the_phases_follow_the_flags() -> None:
+    assert names(model="lenet5") == [("all", 0, 10, 1e-4)]
+    assert names(model="resnet50") == [("all", 0, 10, 1e-5)]
+    assert names(model="resnet50", freeze=True) == [("head", 0, 10, 1e-3)]
+    two = names(model="resnet50", freeze=True, epochs=3, fine_tune_epochs=2)
+    assert two == [("head", 0, 3, 1e-3), ("fine_tune", 3, 5, 1e-5)]
+
+
+@pytest.mark.parametrize("phase", transfer.phases(resolved(TrainConfig(freeze=True, fine_tune_epochs=1))))
+def test_what_changes_in_each_phase(phase: transfer.Phase) -> None:
+    """Frozen: nothing of the backbone, bit for bit. Fine-tuning: every weight, but no BatchNorm statistic."""
+    keras.utils.set_random_seed(0)
+    model = models.build("resnet18", 2, image_size=32, transfer=True)
+    transfer.enter(model, phase)
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), **Objective(2, ("class",), {}).compile_arguments())
+    backbone = model.get_layer("backbone")
+    before = {variable.path: variable.numpy() for variable in backbone.variables}
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.float32)
+    model.fit(pixels, np.tile([[0.0], [1.0]], (4, 1)), epochs=1, batch_size=8, verbose=0)
+    changed = {v.path for v in backbone.variables if not np.array_equal(v.numpy(), before[v.path])}
+    if phase.is_frozen:
+        assert changed == set()
+    else:
+        statistics = {path for path in before if "moving" in path}
+        assert len(statistics) == 40
+        assert changed & statistics == set()
+        assert len(changed) >= 0.95 * (len(before) - len(statistics))
