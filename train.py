@@ -11,6 +11,7 @@ import time
 from absl import flags
 
 import errors
+import startup
 from training import flags as training_flags
 from training.config import TrainConfig, resolved
 
@@ -24,6 +25,7 @@ def main(argv: list[str]) -> None:
         raise errors.UserError(f"train.py takes flags only, such as --data=photos/. Received: {' '.join(argv[1:])}.")
     config = _config()
     # TensorFlow takes seconds to import; a wrong flag should be answered before that.
+    startup.load_tensorflow()
     from training.fit import train
 
     run = train(config, command=" ".join([os.path.basename(sys.executable), *sys.argv]))
