@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 Main = Callable[[list[str]], int | None]
 
@@ -38,6 +38,8 @@ def exits_with_message(main: Main) -> Main:
 
     @functools.wraps(main)
     def guarded(argv: list[str]) -> int | None:
+        # absl takes the root logger over, and libraries tell it of their fonts and caches.
+        logging.set_verbosity(logging.WARNING)
         try:
             return main(argv)
         except UserError as error:
