@@ -51,8 +51,9 @@ Rows = Files | Table
 class Share:
     """The slices of every batch that this process makes, where several devices or hosts train on a batch together.
 
-    A batch is cut into `parts` slices whose sizes differ by one at most; those of a small last batch may be empty.
-    Every random number is that of the whole batch, so the slices together are the batch.
+    A batch is cut into `parts` slices whose sizes differ by one at most. Some layers fail on a slice without rows, so
+    of a last batch with fewer rows than parts, every slice is all of it. Every random number is that of the whole
+    batch, so the slices together are the batch.
 
     Attributes:
         parts: how many slices a batch is cut into.
@@ -102,7 +103,7 @@ def training_batches(
         steps: which steps, and the seed.
         level: of augmentation, `none`, `basic` or `full`.
         targets: makes the targets from `(pixels, labels)` after augmentation; None gives the labels themselves.
-        share: which slices of each batch to make; where it is cut, the rows' weights come third.
+        share: which slices of each batch to make; where it is cut, the rows' counts come third.
     """
     per_epoch = steps_per_epoch(rows, steps.batch_size)
     random_layers = layers(level)
@@ -111,10 +112,8 @@ def training_batches(
     def indices(place: Place) -> tf.Tensor:
         start, stop = _slice(place, steps.batch_size, len(rows), share)
         seed = tf.stack([tf.constant(steps.seed, tf.int64), place[0]])
-        first = place[1] * steps.batch_size
-        positions = tf.range(first, tf.minimum(first + steps.batch_size, len(rows)))
-        # Of the whole batch, for index_shuffle refuses an empty slice (TensorFlow 2.21).
-        return tf.random.experimental.index_shuffle(positions, seed, len(rows) - 1)[start:stop]
+        positions = place[1] * steps.batch_size + tf.range(start, stop)
+        return tf.random.experimental.index_shuffle(positions, seed, len(rows) - 1)
 
     def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
         start, stop = _slice(place, steps.batch_size, len(rows), share)
@@ -123,10 +122,10 @@ def training_batches(
             draws = tf.random.stateless_uniform((steps.batch_size, count), seed)
             pixels = augment(pixels, random_layers, draws[start:stop])
         batch = pixels, targets(pixels, labels) if targets else labels
-        return (*batch, *_slice_weights(place, steps.batch_size, len(rows), share))
+        return (*batch, *_counts(place, steps.batch_size, len(rows), share))
 
     dataset = _places(steps, per_epoch, share)
-    dataset = _fetch(rows, dataset, indices, -(-steps.batch_size // share.parts))
+    dataset = _fetch(rows, dataset, indices, _largest_slice(steps.batch_size, len(rows), share))
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
     total = ((steps.last_epoch - steps.first_epoch) * per_epoch - steps.first_step) * share.count
     return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
@@ -137,7 +136,7 @@ def ordered_batches(
 ) -> tf.data.Dataset:
     """Batches `(pixels, targets)` in the order of the rows, every row once, nothing random: for evaluation.
 
-    With `share` it makes slices of the batches, and the rows' weights come third, as in `training_batches`.
+    With `share` it makes slices of the batches, and the rows' counts come third, as in `training_batches`.
     """
     count = steps_per_epoch(rows, batch_size)
 
@@ -147,10 +146,10 @@ def ordered_batches(
 
     def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
         batch = pixels, targets(pixels, labels) if targets else labels
-        return (*batch, *_slice_weights(place, batch_size, len(rows), share))
+        return (*batch, *_counts(place, batch_size, len(rows), share))
 
     one_pass = Steps(batch_size, seed=0, first_epoch=0, last_epoch=1)
-    dataset = _fetch(rows, _places(one_pass, count, share), indices, -(-batch_size // share.parts))
+    dataset = _fetch(rows, _places(one_pass, count, share), indices, _largest_slice(batch_size, len(rows), share))
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
     total = count * share.count
     return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
@@ -173,21 +172,23 @@ def _slice(place: Place, batch_size: int, num_rows: int, share: Share) -> tuple[
     """Where in its batch a slice begins and ends."""
     _, step, part = place
     size = tf.minimum(num_rows - step * batch_size, batch_size)
-    return part * size // share.parts, (part + 1) * size // share.parts
+    is_cut = size >= share.parts
+    start, stop = part * size // share.parts, (part + 1) * size // share.parts
+    return tf.where(is_cut, start, 0), tf.where(is_cut, stop, size)
 
 
-def _slice_weights(place: Place, batch_size: int, num_rows: int, share: Share) -> tuple[tf.Tensor, ...]:
-    """For each row of a slice how much its loss counts, the same for all of them; nothing for whole batches.
+def _largest_slice(batch_size: int, num_rows: int, share: Share) -> int:
+    last = num_rows % batch_size
+    return max(-(-batch_size // share.parts), last if last < share.parts else 0)
 
-    Keras takes the mean over each slice and then the mean over the slices, which is the mean over the batch only if all
-    slices have the same size. Weighted by its size over the mean size, each picture counts the same.
-    """
+
+def _counts(place: Place, batch_size: int, num_rows: int, share: Share) -> tuple[tf.Tensor, ...]:
+    """How often each row of a slice counts: once, or less where every slice holds it. Nothing for whole batches."""
     if share.parts == 1:
         return ()
     start, stop = _slice(place, batch_size, num_rows, share)
     size = tf.minimum(num_rows - place[1] * batch_size, batch_size)
-    weight = tf.cast((stop - start) * share.parts, tf.float32) / tf.cast(size, tf.float32)
-    return (tf.fill([stop - start], weight),)
+    return (tf.fill([stop - start], tf.where(size >= share.parts, 1.0, 1.0 / share.parts)),)
 
 
 def _fetch(rows: Rows, places: tf.data.Dataset, indices: Callable, largest: int) -> tf.data.Dataset:
