@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from absl import flags, logging
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> None:
     from training.run import Run
 
     run = Run.open(_RUN.value or "")
+    print(f"Exporting {run.path} ...", file=sys.stderr, flush=True)
     if _FORMAT.value == "saved_model":
         _publish(run)
     else:

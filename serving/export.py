@@ -53,8 +53,9 @@ def describe(run: Run) -> Metadata:
         image_size=run.config.image_size or spec.image_size,
         channels=spec.channels,
         heads=spec.heads,
-        run=printable(os.path.basename(os.path.abspath(run.path))),
-        details={**details, "data": printable(run.config.data), "test": run.test_metrics()},
+        run=_last_part(os.path.abspath(run.path)),
+        # Clients needn't know in which folders of which user the pictures lay.
+        details={**details, "data": _last_part(run.config.data), "test": run.test_metrics()},
     )
 
 
@@ -117,3 +118,7 @@ def _check_classes(model: keras.Model, metadata: Metadata) -> None:
             f"{expected} logits (one for two classes, else one a class). "
             f"Received: {logits.shape[-1]} logits and the heads {', '.join(heads)}. Check labels.txt against the model."
         )
+
+
+def _last_part(path: str) -> str:
+    return printable(os.path.basename(path.rstrip("/")))

@@ -143,6 +143,8 @@ def _fill(tensor: Any, value: np.ndarray) -> None:
 def _http_handler(served: Served) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Headers and body go out separately; the second would wait 40 ms for the first one's acknowledgement.
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             if self.path != f"/v1/models/{served.name}":

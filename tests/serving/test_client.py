@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from errors import UserError
-from serving import asking, client, connecting, stand_in
+from serving import asking, client, connecting, stand_in, wire
 from serving.asking import Patience
 from serving.transport import Grpc, Rest, Target, Transport, request_body
 from tests.conftest import encode, stripes
@@ -305,3 +305,17 @@ def test_a_file_that_is_no_picture_by_size_is_not_sent(tmp_path: pathlib.Path) -
     with path.open("wb") as file:
         os.truncate(file.fileno(), 70 * 2**20)
     assert client.read(str(path)) == b""
+
+
+def test_a_version_label_reaches_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target("127.0.0.1:1", "darkroom", label="canary")
+    asked = []
+    rest = Rest(target)
+    monkeypatch.setattr(rest._session, "post", lambda url, **_: asked.append(url) or pytest.fail("enough"))
+    with pytest.raises(pytest.fail.Exception):
+        rest.call("metadata", "request", [b""], 1.0)
+    assert asked == ["http://127.0.0.1:1/v1/models/darkroom/labels/canary:predict"]
+    over_grpc = Grpc(target)
+    monkeypatch.setattr(over_grpc, "_predict", lambda request, timeout: asked.append(request) or wire.PredictResponse())
+    assert over_grpc.call("metadata", "request", [b""], 1.0) == {}
+    assert asked[1].model_spec.version_label == "canary"

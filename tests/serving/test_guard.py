@@ -10,7 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from data.decode import decode
-from serving.guard import DAMAGED, NOT_A_PICTURE, TOO_LARGE, _first_gif_frame, decode_batch
+from serving.gif import first_frame
+from serving.guard import DAMAGED, NOT_A_PICTURE, TOO_LARGE, decode_batch
 from tests.conftest import encode, stripes
 
 SIZE = 16
@@ -95,7 +96,7 @@ def test_the_first_frame_of_an_animation(guarded, tmp_path: pathlib.Path) -> Non
 def test_an_animation_is_cut_after_its_first_frame() -> None:
     one = picture("GIF")
     frame = one.index(b"\x2c\0\0\0\0")
-    width, height, end = _first_gif_frame(tf.constant(one[:frame] + one[frame:-1] * 3 + b";"))
+    width, height, end = first_frame(tf.constant(one[:frame] + one[frame:-1] * 3 + b";"))
     assert (int(width), int(height), int(end)) == (40, 48, len(one) - 1)
 
 

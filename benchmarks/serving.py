@@ -1,0 +1,224 @@
+"""What serving costs: `python -m benchmarks.serving`.
+
+In process: the exported graph against the bare model call. Over the wire: latency and throughput for several clients,
+against TensorFlow Serving where one is found, else against the stand-in, which says little about the real server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import requests
+import tensorflow as tf
+from absl import flags, logging
+
+import errors
+import models
+from data import table
+from data.decode import decode
+from data.folder import load as load_folder
+from serving import asking, export, local_server, stand_in, wire
+from serving.metadata import Metadata
+from serving.publish import publish
+from serving.transport import Grpc, Rest, Target, request_body
+
+_ROUNDS = 15
+_NUM_PICTURES = 64
+_SIZE_PX = (374, 440)
+
+Ask = Callable[[int], None]
+
+
+def define_flags() -> None:
+    """Defines the benchmark's flags."""
+    flags.DEFINE_enum("model", "resnet50", sorted(models.REGISTRY), "Network, with random weights.")
+    flags.DEFINE_string("pictures", None, "Folder with a sub-folder a class to take JPEGs from. Default: made ones.")
+    flags.DEFINE_integer("batch_size", 8, "Pictures a call in process, 1 or more.", lower_bound=1)
+    flags.DEFINE_list("clients", ["1", "8", "32"], "Numbers of clients that ask at the same time.")
+    flags.DEFINE_float("seconds", 8.0, "Seconds for each row over the wire, above 0.", lower_bound=0.1)
+
+
+def main(argv: list[str]) -> None:
+    """Prints the three tables."""
+    logging.set_verbosity(logging.WARNING)
+    options = flags.FLAGS
+    spec = models.find(options.model)
+    model = models.build(options.model, 2)
+    pictures = read_pictures(options.pictures)
+    about = Metadata(options.model, ("cat", "dog"), spec.image_size, spec.channels, spec.heads)
+    with tempfile.TemporaryDirectory() as base:
+        path = publish(lambda folder: export.save(model, folder, about), base)
+        loaded = tf.saved_model.load(path)
+        batch = (pictures * options.batch_size)[: options.batch_size]
+        print(f"{options.model}, {spec.image_size} px, batch {len(batch)}, in process (median of {_ROUNDS}):\n")
+        print(table.render(in_process(model, loaded, batch, about), "table"), flush=True)
+        print(f"\nOne request of one picture (median of {len(pictures)}):\n")
+        print(table.render(request_sizes(pictures, about), "table"), flush=True)
+        clients = [int(count) for count in options.clients]
+        rows = [
+            {"server": name, **row}
+            for name, addresses in _servers(base)
+            for row in over_the_wire(addresses, pictures, about, clients, options.seconds)
+        ]
+        print("\nOver the wire, one picture a request:\n")
+        print(table.render(rows, "table"))
+
+
+def read_pictures(folder: str | None) -> list[bytes]:
+    """JPEGs from `folder`, or made ones of the size and detail of a small photograph."""
+    if folder:
+        source = load_folder(folder)
+        chosen = np.linspace(0, len(source) - 1, min(_NUM_PICTURES, len(source))).astype(int)
+        return [source.encoded(i) for i in chosen]
+    generator = np.random.default_rng(0)
+    height, width = _SIZE_PX
+    made = []
+    for _ in range(_NUM_PICTURES):
+        coarse = tf.image.resize(generator.uniform(0, 255, (12, 14, 3)), _SIZE_PX, method="bicubic")
+        pixels = coarse + generator.normal(0, 9, (height, width, 3))
+        made.append(tf.io.encode_jpeg(tf.saturate_cast(pixels, tf.uint8), quality=90).numpy())
+    return made
+
+
+def in_process(model: keras.Model, loaded: Any, batch: Sequence[bytes], about: Metadata) -> list[table.Row]:
+    """Milliseconds of the bare model and of the exported graph, measured in turns so that all meet the same noise."""
+    image_bytes = tf.constant(list(batch))
+    pixels = tf.stack([decode(picture, about.image_size, about.channels) for picture in batch])
+    floats = tf.cast(pixels, tf.float32)
+    bare = tf.function(lambda x: model(x, training=False))
+    calls = {
+        "model(x), compiled by tf.function": lambda: bare(floats),
+        "signature pixels": lambda: loaded.signatures["pixels"](pixels=pixels),
+        "signature serving_default, JPEG bytes": lambda: loaded.signatures["serving_default"](image_bytes=image_bytes),
+        "model(x), eager": lambda: model(floats, training=False),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(_ROUNDS + 2):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            # The first two rounds trace, allocate and choose algorithms.
+            if round_ >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    base = next(iter(medians.values()))
+    return [
+        {"call": name, "ms": 1000 * value, "pictures/s": len(batch) / value, "over bare %": 100 * (value / base - 1)}
+        for name, value in medians.items()
+    ]
+
+
+def request_sizes(pictures: Sequence[bytes], about: Metadata) -> list[table.Row]:
+    """Bytes of a request in four forms, against the JPEG file's."""
+    ways = {
+        "gRPC, JPEG bytes": lambda picture: wire.predict_request(
+            "darkroom", "serving_default", "image_bytes", [picture]
+        ).SerializeToString(),
+        "HTTP, JPEG bytes in base64": lambda picture: request_body("serving_default", "image_bytes", [picture]),
+        "HTTP, pixels as JSON integers": lambda picture: pixels_body(picture, about, np.uint8),
+        "HTTP, pixels as JSON floats": lambda picture: pixels_body(picture, about, np.float32),
+    }
+    files = float(np.median([len(picture) for picture in pictures]))
+    rows: list[table.Row] = [{"form": "the JPEG file", "kB": files / 1000, "of the file": 1.0}]
+    for name, make in ways.items():
+        size = float(np.median([len(make(picture)) for picture in pictures]))
+        rows.append({"form": name, "kB": size / 1000, "of the file": size / files})
+    return rows
+
+
+def pixels_body(picture: bytes, about: Metadata, kind: type) -> bytes:
+    """A request to the `pixels` signature: numbers as JSON, floats in 0-1 as people send them."""
+    pixels = decode(picture, about.image_size, about.channels).numpy().astype(kind)
+    values = pixels.tolist() if kind is np.uint8 else (pixels / np.float32(255)).astype(float).tolist()
+    return json.dumps({"signature_name": "pixels", "instances": [values]}, separators=(",", ":")).encode()
+
+
+def over_the_wire(
+    addresses: tuple[str, str], pictures: list[bytes], about: Metadata, clients: list[int], seconds: float
+) -> Iterator[table.Row]:
+    """Latency in ms and pictures a second for each way of asking and each number of clients."""
+    for name, make in _ways(addresses, pictures, about).items():
+        for count in clients:
+            with make() as ask:
+                ask(0)
+                latencies, took = _load(ask, count, seconds)
+            p50, p95, p99 = (1000 * float(value) for value in np.percentile(latencies, (50, 95, 99)))
+            row = {"p50 ms": p50, "p95 ms": p95, "p99 ms": p99, "pictures/s": len(latencies) / took}
+            yield {"way": name, "clients": count, **row}
+
+
+def _ways(
+    addresses: tuple[str, str], pictures: list[bytes], about: Metadata
+) -> dict[str, Callable[[], contextlib.AbstractContextManager[Ask]]]:
+    patience = asking.Patience(120.0)
+    bodies = [pixels_body(picture, about, np.uint8) for picture in pictures]
+
+    @contextlib.contextmanager
+    def grpc_bytes() -> Iterator[Ask]:
+        transport = Grpc(Target(addresses[0], "darkroom"))
+        yield lambda i: _check(asking.classify(transport, [pictures[i % len(pictures)]], patience))
+
+    @contextlib.contextmanager
+    def rest_bytes() -> Iterator[Ask]:
+        transport = Rest(Target(addresses[1], "darkroom"), connections=64)
+        yield lambda i: _check(asking.classify(transport, [pictures[i % len(pictures)]], patience))
+
+    @contextlib.contextmanager
+    def rest_numbers() -> Iterator[Ask]:
+        url = f"http://{addresses[1]}/v1/models/darkroom:predict"
+        with requests.Session() as session:
+            session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=64))
+            yield lambda i: session.post(url, data=bodies[i % len(bodies)], timeout=120).raise_for_status()
+
+    return {"gRPC, JPEG bytes": grpc_bytes, "HTTP, JPEG bytes": rest_bytes, "HTTP, JSON integers": rest_numbers}
+
+
+def _check(answers: list[asking.Answer]) -> None:
+    if any(answer.error for answer in answers):
+        raise errors.UserError(f"Every picture must be answered. Received: {answers[0].error}")
+
+
+def _load(ask: Ask, clients: int, seconds: float) -> tuple[list[float], float]:
+    """Latencies of all answers while `clients` threads ask, each as soon as it has its answer; and the time it took."""
+    latencies: list[float] = []
+    start = time.perf_counter()
+
+    def client(number: int) -> None:
+        i = number
+        while time.perf_counter() < start + seconds:
+            asked = time.perf_counter()
+            ask(i)
+            latencies.append(time.perf_counter() - asked)
+            i += clients
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return latencies, time.perf_counter() - start
+
+
+def _servers(base: str) -> Iterator[tuple[str, tuple[str, str]]]:
+    """The servers to measure, one running at a time."""
+    if local_server.find() is None:
+        print(f"\nNo TensorFlow Serving ({local_server.NONE_FOUND}); the stand-in answers instead.", flush=True)
+        with stand_in.running(stand_in.load(base)) as addresses:
+            yield "stand-in (Python)", addresses
+        return
+    for batching in (False, True):
+        with local_server.running(base, batching=batching) as addresses:
+            yield f"TF Serving, batching {'on' if batching else 'off'}", addresses
+
+
+if __name__ == "__main__":
+    define_flags()
+    errors.run(main)
