@@ -28,6 +28,20 @@ MODES: dict[str, Mode] = {
 }
 
 
+# The standard deviation of what "caffe" gives: measured 63 to 66 on photographs of cats and dogs.
+_CAFFE_DEVIATION = 65.0
+
+
+def first_kernel_initializer(mode: str) -> keras.initializers.Initializer:
+    """He initialisation for the layer that sees preprocessed pixels.
+
+    Without BatchNorm every further layer hands the scale of the first one on: pixels of plus and minus a hundred would
+    start the training with logits, and a loss, in the hundreds.
+    """
+    deviation = _CAFFE_DEVIATION if mode == "caffe" else 1.0
+    return keras.initializers.VarianceScaling(2.0 / deviation**2)
+
+
 @keras.saving.register_keras_serializable(package="darkroom")
 class Preprocessing(keras.layers.Layer):
     """Pixels in 0-255 (uint8 or float, RGB or grey) to what the backbone was trained on.

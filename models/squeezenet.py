@@ -7,6 +7,7 @@ from keras import layers
 
 from models import ModelSpec, heads
 from models.assembly import compose
+from models.preprocessing import first_kernel_initializer
 
 # A fire module is (name, squeeze filters, filters of each of the two expansions); a pooling is its name alone.
 SQUEEZENET_1_1 = (
@@ -44,7 +45,15 @@ def squeezenet(spec: ModelSpec, num_classes: int, image_size: int, transfer: boo
 def backbone(image_size: int, channels: int, stem_filters: int, stages: tuple[Stage, ...]) -> keras.Model:
     """conv1, then the stages in order."""
     inputs = keras.Input((image_size, image_size, channels), name="preprocessed")
-    x = _convolution(inputs, stem_filters, 3, "conv1", strides=2, padding="valid")
+    stem = layers.Conv2D(
+        stem_filters,
+        3,
+        strides=2,
+        activation="relu",
+        kernel_initializer=first_kernel_initializer("caffe"),
+        name="conv1",
+    )
+    x = stem(inputs)
     for name, *filters in stages:
         x = _fire(x, name, *filters) if filters else layers.MaxPooling2D(3, strides=2, name=name)(x)
     return keras.Model(inputs, x, name="backbone")
@@ -56,15 +65,5 @@ def _fire(x: keras.KerasTensor, name: str, squeeze: int, expand: int) -> keras.K
     return layers.Concatenate(name=f"{name}_concat")(expanded)
 
 
-def _convolution(
-    x: keras.KerasTensor, filters: int, size: int, name: str, strides: int = 1, padding: str = "same"
-) -> keras.KerasTensor:
-    return layers.Conv2D(
-        filters,
-        size,
-        strides=strides,
-        padding=padding,
-        activation="relu",
-        kernel_initializer="he_normal",
-        name=name,
-    )(x)
+def _convolution(x: keras.KerasTensor, filters: int, size: int, name: str) -> keras.KerasTensor:
+    return layers.Conv2D(filters, size, padding="same", activation="relu", kernel_initializer="he_normal", name=name)(x)

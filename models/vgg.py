@@ -7,6 +7,7 @@ from keras import layers
 
 from models import ModelSpec, heads
 from models.assembly import compose
+from models.preprocessing import first_kernel_initializer
 
 # (convolutions, filters) of each block.
 VGG16 = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -38,7 +39,7 @@ def backbone(image_size: int, channels: int, blocks: tuple[tuple[int, int], ...]
                 3,
                 padding="same",
                 activation="relu",
-                kernel_initializer="he_normal",
+                kernel_initializer="he_normal" if (block, i) != (1, 1) else first_kernel_initializer("caffe"),
                 name=f"block{block}_conv{i}",
             )(x)
         x = layers.MaxPooling2D(2, name=f"block{block}_pool")(x)

@@ -45,7 +45,7 @@ VARIANTS: dict[str, Callable[[], keras.Model]] = {
     "bn_mlp": lambda: mlp.BatchNormMLP((6, 6, 1), (5, 4), 3),
     "multitask": lambda: multitask.MultiTaskNet((6, 6, 3), (5, 4), 2),
     "alexnet": lambda: _composed(
-        "alexnet", 75, alexnet.backbone(75, 3, TINY_ALEXNET, dense_units=6, dropout_first=False), heads.linear
+        "alexnet", 75, alexnet.backbone(75, 3, TINY_ALEXNET, dense_units=24, dropout_first=False), heads.linear
     ),
     "alexnet_owt": lambda: _composed(
         "alexnet_owt", 64, alexnet.backbone(64, 3, TINY_OWT, dense_units=6, dropout_first=True, maps=2), heads.linear
@@ -61,13 +61,18 @@ VARIANTS: dict[str, Callable[[], keras.Model]] = {
 SAME_CODE = {"deep_mlp": "plain_mlp", "resnet34": "resnet18", "resnet101": "resnet50", "resnet152": "resnet50"}
 
 
+def input_size(model: keras.Model) -> tuple[int, int, int]:
+    """Height, width and channels of a picture; subclassed models tell them by their constructor only."""
+    config = model.get_config()
+    return tuple(config["input_size"]) if "input_size" in config else model.input_shape[1:]
+
+
 def outputs(name: str) -> dict[str, list[list[float]]]:
     """Head -> its values for two pictures."""
     model = VARIANTS[name]()
     fill(model)
-    # Subclassed models tell their input by their constructor only.
-    size = model.get_config()["input_size"] if "input_size" in model.get_config() else model.input_shape[1:]
-    values = model(pixels(2, size[0], size[-1]), training=False)
+    height, _, channels = input_size(model)
+    values = model(pixels(2, height, channels), training=False)
     by_head = values if isinstance(values, dict) else {"class": values}
     return {head: np.asarray(value).astype(float).round(6).tolist() for head, value in by_head.items()}
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 
 import keras
@@ -60,9 +62,9 @@ def test_every_model_gives_the_same_logits_after_saving_under_mixed_precision(na
 def test_every_family_gives_the_same_logits_after_saving(name, tmp_path):
     model = golden.VARIANTS[name]()
     fill(model)
-    size = model.get_config()["input_size"] if "input_size" in model.get_config() else model.input_shape[1:]
+    height, _, channels = golden.input_size(model)
 
-    loaded = _assert_survives(model, pixels(2, size[0], size[-1]), tmp_path / "model.keras")
+    loaded = _assert_survives(model, pixels(2, height, channels), tmp_path / "model.keras")
 
     assert [loaded.get_layer(part).name for part in ("preprocessing", "backbone", "head")]
 
@@ -94,14 +96,24 @@ def test_float_pixels_are_not_rounded_before_preprocessing(name, bfloat16):
     model = golden.VARIANTS[name]()
     seen = []
     layer = model.get_layer("preprocessing")
-    size = model.get_config()["input_size"] if "input_size" in model.get_config() else model.input_shape[1:]
     call = layer.call
     layer.call = lambda values: seen.append(np.asarray(values)) or call(values)
-    batch = np.full((1, *size), 100.37, "float32")
+    batch = np.full((1, *golden.input_size(model)), 100.37, "float32")
 
     model(batch)
 
     np.testing.assert_array_equal(seen[-1], batch)
+
+
+def test_a_fresh_process_knows_every_class_of_ours(tmp_path):
+    for name in ("bn_mlp", "multitask", "alexnet", "alexnet_owt"):
+        golden.VARIANTS[name]().save(tmp_path / f"{name}.keras")
+    models.build("resnet18", 2, image_size=32, transfer=True).save(tmp_path / "resnet18.keras")
+    code = "import pathlib, sys; from models import weights; "
+    code += "[weights.load_trained(path) for path in pathlib.Path(sys.argv[1]).iterdir()]"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_damaged_or_foreign_file_gives_one_clear_message(tmp_path):
