@@ -78,6 +78,11 @@ class TrainConfig:
     learning_rate: float | None = _flag(
         None, "Step size of Adam. Default: 1e-3 with --freeze, 1e-4 from scratch, 1e-5 from pretrained weights."
     )
+    learning_rate_schedule: str = _flag(
+        "constant",
+        "How the step size changes within a phase. cosine: falls to 0 along half a cosine.",
+        ("constant", "cosine"),
+    )
     fine_tune_epochs: int = _flag(0, "With --freeze: further epochs with everything unfrozen, 0 for none.")
     fine_tune_learning_rate: float = _flag(LEARNING_RATE_FINE_TUNING, "Step size of Adam in these epochs.")
     batch_size: int = _flag(32, "Pictures a step, over all devices together.")

@@ -115,9 +115,11 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_
     config = job.config
     transfer.enter(job.model, phase)
     trainee, train_rows, val_rows = _trainee_and_rows(job, phase)
-    optimizer = keras.optimizers.Adam(phase.learning_rate)
-    trainee.compile(optimizer=optimizer, **job.objective.compile_arguments())
     per_epoch = steps_per_epoch(train_rows, config.batch_size)
+    optimizer = transfer.optimizer(phase, config.learning_rate_schedule, per_epoch)
+    trainee.compile(optimizer=optimizer, **job.objective.compile_arguments())
+    if resumes:
+        _create_state(job, trainee, val_rows)
     guard = StopAtNonFinite(phase, progress, job.run_dir)
     checkpointer = Checkpointer(
         job.run_dir,
@@ -141,6 +143,13 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_
                 break
     finally:
         checkpointer.release()
+
+
+def _create_state(job: Job, trainee: keras.Model, val_rows: Rows) -> None:
+    """Keras would create the variables of optimiser and metrics in the first step, too late to restore them."""
+    trainee.optimizer.build(trainee.trainable_variables)
+    targets = job.objective.targets if trainee is job.model else None
+    trainee.evaluate(ordered_batches(val_rows, job.config.batch_size, targets), steps=1, verbose=0)
 
 
 def _trainee_and_rows(job: Job, phase: Phase) -> tuple[keras.Model, Rows, Rows]:

@@ -42,6 +42,21 @@ def phases(config: TrainConfig) -> list[Phase]:
     return [first, Phase("fine_tune", config.epochs, last_epoch, config.fine_tune_learning_rate)]
 
 
+def optimizer(phase: Phase, schedule: str, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Adam (Kingma and Ba, arXiv:1412.6980) for one phase.
+
+    Args:
+        phase: gives the step size and the number of epochs.
+        schedule: `constant`, or `cosine` to let the step size fall to 0 along half a cosine over the phase
+            (Loshchilov and Hutter, arXiv:1608.03983, without restarts).
+        steps_per_epoch: of the training part.
+    """
+    if schedule == "constant":
+        return keras.optimizers.Adam(phase.learning_rate)
+    steps = (phase.last_epoch - phase.first_epoch) * steps_per_epoch
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(phase.learning_rate, steps))
+
+
 def enter(model: keras.Model, phase: Phase) -> None:
     """Freezes or unfreezes the backbone. Compile afterwards: Keras ignores a change of `trainable` until then."""
     if phase.is_frozen:
