@@ -69,7 +69,7 @@ def _evaluate(run: Run) -> None:
         network, predictor = "model.keras", predictions.from_model(model)
     assessment = assess.assess(_subject(run, network), predictor, _BATCH_SIZE.value)
     print(_summary(assessment))
-    page = report.write(assessment, model, _folder(run))
+    page = report.write(assessment, model, _folder(run, network))
     print(f"\nReport: {page}")
     if not _EXPORT.value and not _DATA.value:
         print(f"Model card: {card.write(assessment)}")
@@ -83,11 +83,12 @@ def _subject(run: Run, network: str) -> Subject:
     return assess.own_test_part(run, network)
 
 
-def _folder(run: Run) -> str:
+def _folder(run: Run, network: str) -> str:
     """The run's own report keeps its place; those on other pictures or of a SavedModel get one each below it."""
-    others = [f"{kind}-{value}" for kind, value in (("data", _DATA.value), ("export", _EXPORT.value)) if value]
-    names = [re.sub(r"\W+", "-", name).strip("-") for name in others]
-    return os.path.join(run.file("report"), *(["-".join(names)] if names else []))
+    others = [("data", _DATA.value)] if _DATA.value else []
+    others += [("export", network)] if _EXPORT.value else []
+    names = [f"{kind}-{os.path.basename(os.path.abspath(path))}" for kind, path in others]
+    return os.path.join(run.file("report"), *([re.sub(r"[^\w-]+", "-", "-".join(names))] if names else []))
 
 
 def _summary(assessment: Assessment) -> str:

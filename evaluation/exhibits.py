@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.augment import augment, layers, num_draws
+from data.decode import decode
 from data.names import printable
 from evaluation import gradcam, svg
 from evaluation.assess import Assessment, evenly
@@ -80,7 +82,7 @@ def augmented(part: Part, level: str, seed: int) -> list[str]:
     random_layers = layers(level)
     if not random_layers:
         return []
-    pixels = next(iter(Part(part.source.take(np.arange(1)), part.image_size, part.channels).pixels(1)))
+    pixels = _pixels(part, [0])
     draws = tf.random.stateless_uniform((_VERSIONS, num_draws(random_layers)), (seed, 0))
     versions = augment(tf.repeat(pixels, _VERSIONS, axis=0), random_layers, draws)
     return [svg.from_pixels(version) for version in tf.saturate_cast(tf.round(versions), tf.uint8).numpy()]
@@ -101,8 +103,7 @@ def _right_of_all_kinds(assessment: Assessment) -> np.ndarray:
 
 def _explain(assessment: Assessment, model: keras.Model, chosen: np.ndarray) -> list[Exhibit] | None:
     part = assessment.subject.part
-    few = Part(part.source.take(chosen), part.image_size, part.channels)
-    pixels = next(iter(few.pixels(len(chosen)))).numpy()
+    pixels = _pixels(part, chosen)
     heat = gradcam.explain(model, pixels, assessment.predictions.predicted[chosen])
     if heat is None:
         return None
@@ -110,6 +111,12 @@ def _explain(assessment: Assessment, model: keras.Model, chosen: np.ndarray) -> 
     return [
         _exhibit(assessment, i, picture, svg.from_pixels(gradcam.overlay(picture, warm))) for i, picture, warm in shown
     ]
+
+
+def _pixels(part: Part, chosen: Iterable[int]) -> np.ndarray:
+    """uint8 (pictures, image_size, image_size, channels): a few, for which a tf.data pipeline takes longer to build."""
+    encoded = (tf.constant(part.encoded(i)) for i in chosen)
+    return np.stack([decode(picture, part.image_size, part.channels).numpy() for picture in encoded])
 
 
 def _exhibit(assessment: Assessment, index: int, pixels: np.ndarray | None = None, heat: str = "") -> Exhibit:

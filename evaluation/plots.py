@@ -8,6 +8,7 @@ from functools import wraps
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -45,12 +46,13 @@ def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Fig
     figure = Figure(figsize=(side, side))
     axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    for row, column in zip(*np.nonzero(confusion), strict=True):
-        _draw_cell(axes, row, column, shares[row, column])
-        if classes <= _MOST_COUNTED_CLASSES:
-            colour = PAPER if shares[row, column] > 0.5 else INK
-            size = 15 if classes <= 4 else 9
-            axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=colour, fontsize=size)
+    filled = list(zip(*np.nonzero(confusion), strict=True))
+    cells = [_cell(row, column, shares[row, column]) for row, column in filled]
+    axes.add_collection(PatchCollection(cells, match_original=True))
+    for row, column in filled if classes <= _MOST_COUNTED_CLASSES else []:
+        colour = PAPER if shares[row, column] > 0.5 else INK
+        size = 15 if classes <= 4 else 9
+        axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=colour, fontsize=size)
     name_size = float(np.clip(400 / classes, 4.5, 10))
     axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), aspect="equal")
     axes.set_xticks(
@@ -194,11 +196,11 @@ def _square(percent: bool = True) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw_cell(axes: Axes, row: int, column: int, share: float) -> None:
+def _cell(row: int, column: int, share: float) -> Rectangle:
     """A single confused picture among hundreds must still be seen, hence the root."""
     colour = BLUE if row == column else ORANGE
     alpha = 0.12 + 0.88 * (share if row == column else share**0.5)
-    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=alpha, linewidth=0))
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=alpha, linewidth=0)
 
 
 def _draw_reliability(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import keras
 import numpy as np
@@ -36,17 +37,17 @@ class Predictions:
     brightness: np.ndarray | None = None
     brightness_targets: np.ndarray | None = None
 
-    @property
+    @cached_property
     def predicted(self) -> np.ndarray:
         """Index of the most probable class of each picture; the first one where two are equal."""
         return self.probabilities.argmax(axis=1)
 
-    @property
+    @cached_property
     def confidence(self) -> np.ndarray:
         """Probability of the predicted class, in 0-1."""
         return self.probabilities.max(axis=1)
 
-    @property
+    @cached_property
     def correct(self) -> np.ndarray:
         """Whether the prediction is the label."""
         return self.predicted == self.labels

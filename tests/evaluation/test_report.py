@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import models
+from data.header import Header
+from data.source import Source, as_records
+from evaluation import assess, card, metrics, report
+from evaluation.assess import Assessment, Subject
+from evaluation.predictions import Predictions
+from tests.conftest import encode
+from tests.evaluation.pages_read import Page, differing, sizes
+from training import run as runs
+from training.run import Part, Run
+
+
+@pytest.fixture(scope="module")
+def folder(assessment: Assessment, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The report of the shared run."""
+    folder = tmp_path_factory.mktemp("report")
+    report.write(assessment, assessment.subject.run.load_model(), str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: pathlib.Path) -> Page:
+    return Page((folder / "index.html").read_text())
+
+
+def test_every_number_on_the_page_is_that_of_the_json_file(page: Page, folder: pathlib.Path) -> None:
+    assert len(page.numbers) > 40
+    assert differing(page.numbers, folder / "metrics.json") == []
+
+
+def test_the_reader_of_pages_notices_a_wrong_number(folder: pathlib.Path) -> None:
+    accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
+    assert differing([("/accuracy", "percent", f"{100 * accuracy + 0.1:.1f} %")], folder / "metrics.json") != []
+
+
+def test_the_page_needs_nothing_but_itself(page: Page, folder: pathlib.Path) -> None:
+    assert page.fetched == []
+    html = (folder / "index.html").read_text()
+    assert "url(" not in html.replace("url(#", "") and "@import" not in html and "<script" not in html
+    assert all(min(size) > 20 for size in sizes(page.images))
+
+
+def test_every_section_is_there(page: Page, assessment: Assessment) -> None:
+    for title in ("Confusion matrix", "ROC", "Precision against recall", "Reliability", "Loss: lower", "Sizes of"):
+        assert title in page.text, title
+    for title in ("Where it looks", "How augmentation really looks", "Recipe"):
+        assert title in page.text, title
+    errors = int((~assessment.predictions.correct).sum())
+    explained = 2 * (6 + min(errors, 6))
+    assert len(page.images) == min(errors, 24) + explained + 9 + 2 * len(assessment.copies[:8])
+
+
+def test_the_numbers_are_the_test_metrics_that_training_wrote(assessment: Assessment, run: Run) -> None:
+    assert assessment.numbers["accuracy"] == pytest.approx(run.test_metrics()["accuracy"], abs=1e-6)
+    assert assessment.numbers["log_loss"] == pytest.approx(run.test_metrics()["loss"], abs=1e-4)
+    assert assessment.numbers["pictures"] == 24
+
+
+def test_each_wrong_picture_has_a_row_to_note_its_cause(assessment: Assessment, folder: pathlib.Path) -> None:
+    rows = list(csv.DictReader((folder / "errors.csv").read_text().splitlines()))
+    wrong = np.flatnonzero(~assessment.predictions.correct)
+    assert {row["address"] for row in rows} == {assessment.subject.part.addresses[i] for i in wrong}
+    assert all(row["label"] != row["prediction"] and row["cause"] == "" for row in rows)
+    confidences = [float(row["confidence"]) for row in rows]
+    assert confidences == sorted(confidences, reverse=True)
+
+
+def test_other_pictures_are_matched_by_the_name_of_their_class(run: Run, tmp_path: pathlib.Path) -> None:
+    from tests.evaluation.conftest import write_pictures
+
+    write_pictures(tmp_path / "new", 3, first=500)
+    (tmp_path / "new" / "across").mkdir()
+    (tmp_path / "new" / "across" / "0.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8), "PNG"))
+    (tmp_path / "new" / "upright" / "broken.png").write_bytes(b"\x89PNG nothing more")
+    subject = assess.other_pictures(run, str(tmp_path / "new"), None, "model.keras")
+    assert subject.part.labels.tolist() == [0] * 3 + [1] * 3
+    assert not subject.is_own
+    unknown, broken = subject.notes
+    assert unknown.startswith("1 of 8 pictures were left out") and "across" in unknown
+    assert "upright/broken.png" in broken
+
+
+def test_pictures_of_unknown_classes_only_are_refused(run: Run, picture_folder: pathlib.Path) -> None:
+    for name in ("lying", "upright"):
+        (picture_folder / name).rename(picture_folder / name[:2])
+    with pytest.raises(runs.UserError, match="must have a class of the run: lying, upright.*Received: ly, up"):
+        assess.other_pictures(run, str(picture_folder), None, "model.keras")
+
+
+def test_the_model_card_says_what_a_stranger_must_know(assessment: Assessment) -> None:
+    text = card.text(assessment)
+    accuracy = f"{100 * assessment.numbers['accuracy']:.1f} %"
+    for needed in ("lying, upright", accuracy, "python train.py", "LeCun", "training: 40", "16 x 16 px"):
+        assert needed in text, needed
+    assert "\n\n\n" not in text
+
+
+def many_pictures(folder: pathlib.Path, classes: int, pictures: int) -> Assessment:
+    """An assessment of random answers about copies of one picture, with class names that are hard to print."""
+    names = tuple(f"{i:03d} <b>&$x$ 猫 {'long' * 8}" for i in range(classes))
+    labels = np.arange(pictures) % classes
+    addresses = tuple(f"{label}/{i}.png" for i, label in enumerate(labels))
+    picture = encode(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8), "JPEG")
+    source = Source("many", addresses, as_records([picture] * pictures), labels, names, False)
+    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names))
+    runs.write_splits(str(folder), source, ["test"] * pictures)
+    runs.write_history(str(folder), [{"epoch": i, "phase": "all", "loss": 1 / i, "val_loss": 1 / i} for i in (1, 2)])
+    flags = {"model": "lenet5", "data": "many", "image_size": 16, "augment": "basic"}
+    details = {"flags": flags, "command": "x", "parameters": 1, "versions": {}, "devices": [], "git_commit": None}
+    runs.write_json(str(folder / "config.json"), {**details, "training_seconds": 1.0})
+    generator = np.random.default_rng(1)
+    logits = generator.normal(size=(pictures, classes))
+    logits[np.arange(pictures), labels] += 2
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    numbers = metrics.classification(labels, probabilities, names)
+    numbers |= {"baseline": metrics.baseline(labels, np.ones(classes), names), "brightness": None, "temperature": None}
+    numbers |= {"pictures_of": "many", "network": "model.keras", "calibrated": None, "copies_in_training": 0}
+    part = Part(source, 16, 1)
+    subject = Subject(Run.open(str(folder)), part, "many", "model.keras")
+    headers = [Header("JPEG", 400, 300)] * 1000
+    return Assessment(subject, Predictions(labels, probabilities), {**numbers, "warnings": []}, None, [], part, headers)
+
+
+def test_ten_thousand_pictures_of_a_hundred_classes_fit_into_ten_megabytes(tmp_path: pathlib.Path) -> None:
+    assessment = many_pictures(tmp_path, 100, 10_000)
+    model = models.build("lenet5", 100, image_size=16)
+    start = time.monotonic()
+    path = report.write(assessment, model, str(tmp_path / "report"))
+    assert time.monotonic() - start < 60
+    assert os.path.getsize(path) < 5e6
+    page = Page(pathlib.Path(path).read_text())
+    assert differing(page.numbers, tmp_path / "report" / "metrics.json") == []
+    # Names are text, never markup.
+    assert "<b>&$x$ 猫" in page.text
+
+
+def test_a_run_that_gets_everything_right_shows_no_errors(assessment: Assessment, tmp_path: pathlib.Path) -> None:
+    labels = assessment.predictions.labels
+    perfect = Predictions(labels, np.eye(2)[labels] * 0.98 + 0.01)
+    numbers = {**assessment.numbers, **metrics.classification(labels, perfect.probabilities, ("lying", "upright"))}
+    changed = dataclasses.replace(assessment, predictions=perfect, numbers=numbers)
+    page = Page(pathlib.Path(report.write(changed, assessment.subject.run.load_model(), str(tmp_path))).read_text())
+    assert "Worst errors" not in page.text and "None: every answer is right" in page.text
+    assert (tmp_path / "errors.csv").read_text() == "address,label,prediction,confidence,cause\n"
+
+
+def test_a_dense_network_with_two_heads_has_brightness_and_no_evidence(run: Run, tmp_path: pathlib.Path) -> None:
+    from evaluation.predictions import from_model
+
+    keras.utils.set_random_seed(0)
+    model = models.build("multitask", 2, image_size=8)
+    subject = assess.own_test_part(run, "model.keras")
+    small = dataclasses.replace(subject, part=Part(subject.part.source, 8, 3))
+    predictions = from_model(model)(small.part, 7, "predicting")
+    assert predictions.brightness_targets.mean() == pytest.approx(0.5, abs=0.1)
+    sized = {"image_size": 8, "model": "multitask"}
+    other = dataclasses.replace(run, config=dataclasses.replace(run.config, **sized))
+    found = assess.assess(dataclasses.replace(small, run=other), from_model(model), 7)
+    assert found.numbers["brightness"]["mae"] == pytest.approx(
+        np.abs(predictions.brightness - predictions.brightness_targets).mean()
+    )
+    page = Page(pathlib.Path(report.write(found, model, str(tmp_path))).read_text())
+    assert "Brightness: estimate against measurement" in page.text and "Where it looks" not in page.text
+    assert differing(page.numbers, tmp_path / "metrics.json") == []

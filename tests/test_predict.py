@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import numpy as np
+import psutil
+import pytest
+
+from evaluation import prediction_rows
+from evaluation.predictions import Answers
+from tests.conftest import encode
+from tests.evaluation.conftest import run, write_pictures
+from training.run import Run
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+__all__ = ["run"]
+
+NAMES = ("dark", "middle", "bright")
+
+
+def predict(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "predict.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def by_brightness(pixels: np.ndarray) -> Answers:
+    """A network that is surer of `bright` the brighter a picture is."""
+    share = pixels.mean(axis=(1, 2, 3)) / 255
+    return {"probabilities": np.stack([0.7 * (1 - share), np.full_like(share, 0.3), 0.7 * share], axis=1)}
+
+
+def grey(level: int) -> bytes:
+    return encode(np.full((20, 30, 3), level, np.uint8), "PNG")
+
+
+def bomb() -> bytes:
+    """A PNG of 60 bytes that claims to be 60,000 x 60,000 px."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + bytes(12)
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Good and bad files, hidden ones and a folder in a folder."""
+    files = {
+        "a.png": grey(250),
+        "b.png": grey(5),
+        "bomb.png": bomb(),
+        "cut.jpg": encode(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8))[:900],
+        "empty.jpg": b"",
+        "notes.txt": b"no picture",
+        ".hidden.png": grey(1),
+        "below/c.png": grey(200),
+        ".thumbs/d.png": grey(1),
+    }
+    for name, content in files.items():
+        path = tmp_path / "mixed" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path / "mixed"
+
+
+def test_each_file_has_its_row_and_a_broken_one_harms_no_other(folder: pathlib.Path) -> None:
+    paths = prediction_rows.find([str(folder), str(folder / "nowhere.png")])
+    reader = prediction_rows.Reader(8, 3, NAMES, top_k=2)
+    rows = list(reader.rows(paths, by_brightness, batch_size=3))
+    assert [pathlib.Path(row.path).name for row in rows] == [
+        "a.png", "b.png", "c.png", "bomb.png", "cut.jpg", "empty.jpg", "notes.txt", "nowhere.png",
+    ]  # fmt: skip
+    first, second, third, *bad = rows
+    assert [name for name, _ in first.answers] == ["bright", "middle"]
+    assert [row.answers[0][0] for row in (first, second, third)] == ["bright", "dark", "bright"]
+    assert first.answers[0][1] == pytest.approx(0.7 * 250 / 255)
+    assert [row.error != "" and row.answers == () for row in bad] == [True] * 5
+    assert "megapixels" in bad[0].error and bad[2].error == "empty file" and bad[4].error == "no such file"
+
+
+def test_a_named_pipe_and_an_unreadable_name_are_rows_too(tmp_path: pathlib.Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe.jpg")
+    odd = os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9.png")
+    with open(odd, "wb") as file:
+        file.write(grey(255))
+    reader = prediction_rows.Reader(8, 3, NAMES)
+    odd_row, pipe = reader.rows(prediction_rows.find([str(tmp_path)]), by_brightness, 4)
+    assert pipe.error == "not a file"
+    assert odd_row.path.endswith("caf\\xe9.png") and odd_row.answers[0][0] == "bright"
+
+
+def test_memory_stays_flat_over_ten_thousand_pictures(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(np.zeros((40, 40, 3), np.uint8), "PNG"))
+    reader = prediction_rows.Reader(48, 3, NAMES)
+    process, most, rows = psutil.Process(), 0, 0
+    start = 0
+    for rows, _ in enumerate(reader.rows([str(path)] * 10_000, by_brightness, 32), start=1):
+        if rows == 2_000:
+            start = process.memory_info().rss
+        if rows % 500 == 0:
+            most = max(most, process.memory_info().rss)
+    assert rows == 10_000
+    # The pixels of all of them would be 69 MB more.
+    assert most - start < 30e6
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("photos")
+    write_pictures(folder / "new", 5, first=300)
+    (folder / "new" / "upright" / "300.png").write_bytes(b"broken")
+    return folder / "new"
+
+
+def test_a_table_for_people(run: Run, photos: pathlib.Path) -> None:
+    done = predict(f"--run={run.path}", str(photos))
+    assert done.returncode == 0, done.stderr
+    header, *rows = done.stdout.splitlines()
+    assert header.split() == ["picture", "label", "probability", "error"]
+    assert len(rows) == 10
+    right = sum(pathlib.Path(row.split()[0]).parent.name == row.split()[1] for row in rows)
+    assert right >= 7
+    assert sum("not a picture" in row for row in rows) == 1
+    assert len({row.index("%") for row in rows if "%" in row}) == 1
+    assert "1 of 10 files could not be read." in done.stderr
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_rows_for_programs(run: Run, photos: pathlib.Path, form: str) -> None:
+    done = predict(f"--run={run.path}", f"--format={form}", "--top_k=5", str(photos / "upright"), "nowhere.png")
+    assert done.returncode == 0, done.stderr
+    if form == "csv":
+        rows = list(csv.DictReader(done.stdout.splitlines()))
+        assert list(rows[0]) == ["picture", "label", "probability", "label_2", "probability_2", "error"]
+        good = [(float(row["probability"]), float(row["probability_2"])) for row in rows if not row["error"]]
+    else:
+        rows = json.loads(done.stdout)
+        assert list(rows[0]) == ["picture", "answers", "error"]
+        good = [tuple(answer["probability"] for answer in row["answers"]) for row in rows if not row["error"]]
+    assert [row["error"] for row in rows if row["error"]] == ["not a picture", "no such file"]
+    assert len(good) == 4
+    assert all(first >= second and first + second == pytest.approx(1, abs=1e-5) for first, second in good)
+
+
+def test_wrong_flags_are_answered_quickly_and_in_words() -> None:
+    for arguments, message in (
+        (("a.jpg",), "--run must have a value"),
+        (("--run=a",), "needs pictures or folders"),
+        (("--run=a", "--format=xml", "b.jpg"), "table|csv|json"),
+        (("--run=a", "--top_k=0", "b.jpg"), "top_k"),
+    ):
+        start = time.monotonic()
+        done = predict(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert message in done.stderr and "Traceback" not in done.stderr
+        assert time.monotonic() - start < 3
+
+
+def test_help_needs_no_tensorflow() -> None:
+    script = "import sys, predict; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert "--top_k" in predict("--help").stdout
