@@ -6,9 +6,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from absl import flags, logging
+from absl import flags
 
 import errors
+import startup
 
 if TYPE_CHECKING:
     from training.run import Run
@@ -39,9 +40,8 @@ def main(argv: list[str]) -> None:
         raise errors.UserError(
             f"--version and --keep_versions belong to --format=saved_model. Received: --format={_FORMAT.value}."
         )
-    # TensorFlow tells by absl where it writes, which is a folder that the user never sees.
-    logging.set_verbosity(logging.WARNING)
     # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
+    startup.load_tensorflow()
     from training.run import Run
 
     run = Run.open(_RUN.value or "")

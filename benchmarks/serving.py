@@ -18,14 +18,13 @@ import keras
 import numpy as np
 import requests
 import tensorflow as tf
-from absl import flags, logging
+from absl import flags
 
 import errors
 import models
-from data import table
 from data.decode import decode
 from data.folder import load as load_folder
-from serving import asking, export, local_server, stand_in, wire
+from serving import asking, export, local_server, stand_in, table, wire
 from serving.metadata import Metadata
 from serving.publish import publish
 from serving.transport import Grpc, Rest, Target, request_body
@@ -48,7 +47,6 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     """Prints the three tables."""
-    logging.set_verbosity(logging.WARNING)
     options = flags.FLAGS
     spec = models.find(options.model)
     model = models.build(options.model, 2)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 import errors
+import startup
 from data.progress import progress
 from errors import UserError
 from serving import asking, connecting
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
     transport, patience = connecting.connect(options)
     about = asking.metadata(transport, patience)
     # TensorFlow takes seconds to import, which --help and a wrong address shouldn't.
+    startup.load_tensorflow()
     from serving.export import describe
     from training.run import Run
 

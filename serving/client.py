@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from absl import flags
 
 import errors
-from data import table
 from data.progress import progress
 from errors import UserError
-from serving import asking, connecting
+from serving import asking, connecting, table
 from serving.metadata import Metadata
 
 _MOST_BYTES_A_REQUEST = 32 * 2**20
@@ -28,7 +27,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Prints an answer for each picture; 1 when one was refused."""
+    """Prints an answer for each picture; exit code 1 when all were refused."""
     paths = find_pictures(argv[1:])
     options = flags.FLAGS
     transport, patience = connecting.connect(options, options.parallel)
@@ -39,11 +38,11 @@ def main(argv: list[str]) -> int:
     answered = asking.classify_all(transport, reads, patience, options.parallel)
     for some in progress(answered, len(batches), "asking (requests)"):
         answers.extend(some)
-    print(table.render([_row(about, *pair) for pair in zip(paths, answers, strict=True)], options.format))
+    _print(table.render([_row(about, *pair) for pair in zip(paths, answers, strict=True)], options.format))
     refused = sum(bool(answer.error) for answer in answers)
     if refused:
         print(f"{refused} of {len(answers)} pictures were refused; see the column error.", file=sys.stderr)
-    return 1 if refused else 0
+    return 1 if refused == len(answers) else 0
 
 
 def find_pictures(arguments: list[str]) -> list[str]:
@@ -92,6 +91,16 @@ def split(paths: list[str], batch_size: int) -> Iterator[list[str]]:
         batch.append(path)
         size += bytes_
     yield batch
+
+
+def _print(text: str) -> None:
+    # Names of classes and files can be in any script, wherever the output goes.
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # `| head` has read enough. What Python still holds back must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _row(about: Metadata, path: str, answer: asking.Answer) -> table.Row:

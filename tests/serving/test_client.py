@@ -246,7 +246,8 @@ def mixed_folder(picture_folder: pathlib.Path) -> pathlib.Path:
 def test_the_command_prints_a_row_a_picture(addresses, mixed_folder: pathlib.Path) -> None:
     done = ask(f"--server={addresses[0]}", "--batch_size=7", "--format=csv", str(mixed_folder))
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert (done.returncode, len(rows)) == (1, 40), done.stderr
+    assert (done.returncode, len(rows)) == (0, 40), done.stderr
+    assert ask(f"--server={addresses[0]}", str(mixed_folder / "lying" / "03.jpg")).returncode == 1
     assert "1 of 40 pictures were refused" in done.stderr
     assert [row["picture"] for row in rows] == sorted(row["picture"] for row in rows)
     for row in rows:
