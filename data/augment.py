@@ -27,6 +27,7 @@ class RandomGeometry(keras.layers.Layer):
         smallest_area: least share of the picture's area that a crop keeps, 0-1.
         largest_aspect: largest ratio of the crop's sides, 1 or more; its inverse is the smallest.
         largest_rotation_degrees: to either side.
+        flips: whether half of the pictures are mirrored, left to right.
 
     Source: Szegedy et al., "Going deeper with convolutions" (arXiv:1409.4842), section 6, for the resized crop.
     """
@@ -38,12 +39,14 @@ class RandomGeometry(keras.layers.Layer):
         smallest_area: float = 0.8,
         largest_aspect: float = 1.1,
         largest_rotation_degrees: float = 0.0,
+        flips: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.smallest_area = smallest_area
         self.largest_aspect = largest_aspect
         self.largest_rotation_degrees = largest_rotation_degrees
+        self.flips = flips
 
     def call(self, pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Resamples each picture by its own row of draws."""
@@ -64,7 +67,7 @@ class RandomGeometry(keras.layers.Layer):
         stretch = tf.exp((aspect - 0.5) * math.log(self.largest_aspect))
         width, height = tf.minimum(scale * stretch, 1.0), tf.minimum(scale / stretch, 1.0)
         angle = (2 * turn - 1) * math.radians(self.largest_rotation_degrees)
-        mirror = tf.where(flip < 0.5, -1.0, 1.0)
+        mirror = tf.where((flip < 0.5) & self.flips, -1.0, 1.0)
         xx, xy = mirror * width * tf.cos(angle), -mirror * width * tf.sin(angle)
         yx, yy = height * tf.sin(angle), height * tf.cos(angle)
         middle = (size - 1) / 2
@@ -81,6 +84,7 @@ class RandomGeometry(keras.layers.Layer):
             "smallest_area": self.smallest_area,
             "largest_aspect": self.largest_aspect,
             "largest_rotation_degrees": self.largest_rotation_degrees,
+            "flips": self.flips,
         }
 
 
@@ -139,14 +143,15 @@ def layers(level: str) -> list[RandomGeometry | RandomColor]:
     """The layers of one level of `--augment`.
 
     Args:
-        level: `none`; `basic`: resized crop (area 0.8-1, aspect 0.9-1.1) and horizontal flip; `full`: the same with
-            rotation within ±10 degrees and colour jitter (brightness, contrast and saturation 0.2, hue 0.05).
+        level: `none`; `basic`: resized crop (area 0.8-1, aspect 0.9-1.1), which leaves any picture what it is, a digit
+            too; `full`, for photographs: the same with horizontal flip, rotation within ±10 degrees and colour jitter
+            (brightness, contrast and saturation 0.2, hue 0.05).
     """
     if level == "none":
         return []
     if level == "basic":
         return [RandomGeometry()]
-    return [RandomGeometry(largest_rotation_degrees=10.0), RandomColor()]
+    return [RandomGeometry(largest_rotation_degrees=10.0, flips=True), RandomColor()]
 
 
 def augment(pixels: tf.Tensor, level_layers: list[RandomGeometry | RandomColor], draws: tf.Tensor) -> tf.Tensor:

@@ -130,7 +130,7 @@ _RESNET34 = _torch_file("resnet34-b627a593.pth", "torch_resnet")
 # number of parameters, for 1,000 classes or those named; then what only some models have.
 # fmt: off
 REGISTRY: dict[str, ModelSpec] = {
-    "lenet5":      ModelSpec("models.lenet:lenet5",          _LENET,      32,  16, 1, "centred", 61_706, classes=10),
+    "lenet5":      ModelSpec("models.lenet:lenet5",          _LENET,      32,  16, 1, "lecun", 61_706, classes=10),
     "plain_mlp":   ModelSpec("models.mlp:plain_mlp",         _MLP,        28,  4,  1, "centred", 570_602, classes=10),
     "bn_mlp":      ModelSpec("models.mlp:bn_mlp",            _BATCH_NORM, 28,  4,  1, "centred", 573_386, classes=10),
     "deep_mlp":    ModelSpec("models.mlp:deep_mlp",          _MLP,        128, 4,  3, "centred", 50_927_559, classes=2),

@@ -23,6 +23,9 @@ MODES: dict[str, Mode] = {
     "caffe": Mode(mean=(103.939, 116.779, 123.68), scale=(1.0,), bgr=True),
     # torchvision's: 0-1, then the mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225) of ImageNet.
     "torch": Mode(mean=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375)),
+    # LeNet-5's (LeCun et al. 1998, section II.B): background -0.1 and ink 1.175, so that mean and deviation of a
+    # digit's pixels are about 0 and 1. MNIST's background is black.
+    "lecun": Mode(mean=(20.0,), scale=(200.0,)),
     # For networks trained from scratch only: -1 to 1, for any number of channels.
     "centred": Mode(mean=(127.5,), scale=(127.5,)),
 }

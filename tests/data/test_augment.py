@@ -31,7 +31,8 @@ def test_neutral_draws_change_nothing() -> None:
 
 
 def test_flip_is_the_mirror_image() -> None:
-    np.testing.assert_allclose(geometry(RandomGeometry(), picture(), flip=FLIPPED), picture()[:, :, ::-1], atol=1e-2)
+    np.testing.assert_allclose(geometry(RandomGeometry(flips=True), picture(), flip=FLIPPED), picture()[:, :, ::-1], atol=1e-2)
+    np.testing.assert_allclose(geometry(RandomGeometry(), picture(), flip=FLIPPED), picture(), atol=1e-2)
 
 
 @pytest.mark.parametrize(("left", "top"), [(0, 0), (1, 0), (0, 1), (1, 1)])
@@ -111,7 +112,7 @@ def test_mixed_precision_does_not_touch_pixels() -> None:
         keras.mixed_precision.set_global_policy("float32")
 
 
-@pytest.mark.parametrize("layer", [RandomGeometry(0.5, 1.2, 5.0), RandomColor(0.3, 0.1)])
+@pytest.mark.parametrize("layer", [RandomGeometry(0.5, 1.2, 5.0, True), RandomColor(0.3, 0.1)])
 def test_configuration_round_trip(layer: keras.layers.Layer) -> None:
     again = type(layer).from_config(layer.get_config())
     draws = tf.random.stateless_uniform((1, layer.num_draws), (1, 1))
