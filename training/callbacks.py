@@ -187,10 +187,13 @@ class Checkpointer(keras.callbacks.Callback):
             signal.raise_signal(number)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keras has built the optimiser and emptied the metrics by now, so this is where a state can be put back."""
+        """Keras has emptied the metrics by now, so this is where a state can be put back."""
         if self._resumes:
             checkpoint.restore(self._run_dir, self._whole, self.model)
             self._resumes = False
+            if self._progress.step == 0:
+                # What was saved between two epochs are the metrics of the validation.
+                self.model.reset_metrics()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts the step; the last one of an epoch is left to `on_epoch_end`, which validation belongs to."""

@@ -1,0 +1,130 @@
+"""Trainings in processes of their own, which can be killed where and when a test wants.
+
+A fork server that has imported TensorFlow, but run nothing yet, starts each within milliseconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pathlib
+import signal
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from training.config import TrainConfig, resolved
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["training.fit"])
+_LONGEST_SECONDS = 240
+_STEP = "a training step"
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What happens to a training.
+
+    Attributes:
+        kill_at_event: number of the event at which the process is killed by SIGKILL; the events are the moments just
+            before and just after each file takes its final name. None for never.
+        kill_after_seconds: from the first training step on. None for never.
+        signal_at_step: the process gets `signal_number` during this training step, counted from 1. None for never.
+        signal_number: which signal.
+        code: Python statements to run first, to make other things go wrong.
+    """
+
+    kill_at_event: int | None = None
+    kill_after_seconds: float | None = None
+    signal_at_step: int | None = None
+    signal_number: int = signal.SIGTERM
+    code: str = ""
+
+
+def train(config: TrainConfig, fate: Fate | None = None) -> tuple[int, str]:
+    """Trains as `train.py` does, or resumes; gives the exit code (negative: the signal) and what was printed."""
+    log = pathlib.Path(f"{config.run_dir}.log")
+    process = _CONTEXT.Process(target=_child, args=(config, fate or Fate(), str(log), os.environ["XDG_CACHE_HOME"]))
+    log.unlink(missing_ok=True)
+    process.start()
+    if fate and fate.kill_after_seconds is not None:
+        while process.is_alive() and not (log.exists() and _STEP in log.read_text()):
+            time.sleep(0.01)
+        process.join(fate.kill_after_seconds)
+        process.kill()
+    process.join(_LONGEST_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode or 0, log.read_text()
+
+
+def weights(run_dir: str) -> dict[str, np.ndarray]:
+    """Every array of model.keras by its place in the file."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def keep(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with zipfile.ZipFile(os.path.join(run_dir, "model.keras")) as archive, archive.open("model.weights.h5") as member:
+        with h5py.File(member, "r") as file:
+            file.visititems(keep)
+    return arrays
+
+
+def _child(config: TrainConfig, fate: Fate, log: str, cache: str) -> None:
+    os.environ["XDG_CACHE_HOME"] = cache
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+
+    import errors
+    from training import fit
+
+    _arm(fate)
+    exec(fate.code, {})  # noqa: S102
+
+    def main(argv: list[str]) -> None:
+        fit.train(config if config.resume else resolved(config), command="")
+
+    sys.exit(errors.exits_with_message(main)([]))
+
+
+def _arm(fate: Fate) -> None:
+    import tensorflow as tf
+
+    from training.callbacks import StopAtNonFinite
+
+    events, steps = 0, 0
+    rename, after_step = tf.io.gfile.rename, StopAtNonFinite.on_train_batch_end
+
+    def event() -> None:
+        nonlocal events
+        events += 1
+        print(f"event {events}")
+        if events == fate.kill_at_event:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted_rename(*arguments: object, **named: object) -> None:
+        event()
+        rename(*arguments, **named)
+        event()
+
+    def counted_step(self: StopAtNonFinite, batch: int, logs: dict | None = None) -> None:
+        nonlocal steps
+        steps += 1
+        print(_STEP)
+        if steps == fate.signal_at_step:
+            os.kill(os.getpid(), fate.signal_number)
+        after_step(self, batch, logs)
+
+    tf.io.gfile.rename = counted_rename
+    StopAtNonFinite.on_train_batch_end = counted_step  # type: ignore[method-assign]
+

@@ -1,0 +1,138 @@
+"""A training that is killed anywhere and resumed ends with the same bits as one that never was."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import models
+from tests.conftest import encode, stripes
+from tests.reliability import children
+from tests.reliability.children import Fate
+from training import best, checkpoint
+from training.config import TrainConfig
+from training.run import Run
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A training, and what it ends with when nobody disturbs it."""
+
+    config: TrainConfig
+    events: int
+    weights: dict[str, np.ndarray]
+    history: list[dict[str, str]]
+    test: dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    root = tmp_path_factory.mktemp("kill") / "photos"
+    for name in ("lying", "upright"):
+        (root / name).mkdir(parents=True)
+        for i in range(15):
+            picture = encode(stripes(i + 100 * (name == "upright"), upright=name == "upright"))
+            (root / name / f"{i:02d}.jpg").write_bytes(picture)
+    return root
+
+
+def config(pictures: pathlib.Path, name: str, **given: object) -> TrainConfig:
+    standard = {"data": str(pictures), "batch_size": 8, "learning_rate": 1e-3, "image_size": 32, "epochs": 2}
+    standard |= {"train_fraction": 0.6, "val_fraction": 0.2, "test_fraction": 0.2}
+    standard |= {"deterministic": True, "checkpoint_minutes": 0.0, "run_dir": str(pictures.parent / name)}
+    return TrainConfig(**(standard | given))  # type: ignore[arg-type]
+
+
+def undisturbed(wanted: TrainConfig) -> Case:
+    code, log = children.train(wanted)
+    assert code == 0, log
+    run = Run.open(wanted.run_dir or "")
+    return Case(wanted, log.count("event"), children.weights(run.path), _lasting(run), run.test_metrics())
+
+
+def _lasting(run: Run) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in run.history()]
+
+
+@pytest.fixture(scope="module")
+def from_scratch(pictures: pathlib.Path, cache: None) -> Case:
+    """Augmented, and with dropout: the order, the views and the units dropped must all go on where they were."""
+    return undisturbed(config(pictures, "scratch", model="squeezenet", augment="full", weights="none"))
+
+
+@pytest.fixture(scope="module")
+def two_phases(pictures: pathlib.Path, cache: None) -> Case:
+    """A head on stored features, then everything."""
+    keras.utils.set_random_seed(1)
+    path = str(pictures.parent / "lenet5.weights.h5")
+    models.build("lenet5", 2, image_size=32).save_weights(path)
+    given = {"weights": path, "freeze": True, "fine_tune_epochs": 2, "fine_tune_learning_rate": 1e-3}
+    return undisturbed(config(pictures, "phases", model="lenet5", early_stopping=1, epochs=3, **given))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def finish(case: Case, name: str, fates: list[Fate]) -> None:
+    """Starts the training, disturbs it by each of the fates in turn, resumes it, and compares what it ends with."""
+    wanted = dataclasses.replace(case.config, run_dir=f"{case.config.run_dir}-{name}")
+    for fate in fates:
+        code, log = children.train(_as_resumed(wanted), fate)
+        assert code in (0, -signal.SIGKILL), log
+    if not os.path.exists(os.path.join(wanted.run_dir or "", "test.json")):
+        code, log = children.train(_as_resumed(wanted))
+        assert code == 0, log
+    _compare(case, Run.open(wanted.run_dir or ""))
+
+
+def _as_resumed(wanted: TrainConfig) -> TrainConfig:
+    """With --resume where the run has begun, as the message of a start in vain says."""
+    if not os.path.exists(os.path.join(wanted.run_dir or "", "config.json")):
+        return wanted
+    return dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True)
+
+
+def _compare(case: Case, run: Run) -> None:
+    weights = children.weights(run.path)
+    assert weights.keys() == case.weights.keys()
+    for place, expected in case.weights.items():
+        np.testing.assert_array_equal(weights[place], expected, strict=True, err_msg=place)
+    assert _lasting(run) == case.history
+    assert run.test_metrics() == case.test
+    left = [name for _, folders, names in os.walk(run.path) for name in folders + names]
+    assert not [name for name in left if name.startswith(".part-") or name == "checkpoint"], left
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_killed_between_files(two_phases: Case, attempt: int) -> None:
+    events = random.Random(attempt).sample(range(1, two_phases.events), 2)
+    finish(two_phases, f"file{attempt}", [Fate(kill_at_event=event) for event in events])
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_killed_at_any_moment(from_scratch: Case, attempt: int) -> None:
+    generator = random.Random(100 + attempt)
+    fates = [Fate(kill_after_seconds=generator.uniform(0, 1.5)) for _ in range(2)]
+    finish(from_scratch, f"moment{attempt}", fates)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_killed_before_and_after_every_file(two_phases: Case, part: int) -> None:
+    for event in range(1 + part, two_phases.events + 1, 4):
+        finish(two_phases, f"every{event}", [Fate(kill_at_event=event)])
