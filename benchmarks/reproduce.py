@@ -38,7 +38,7 @@ flags.DEFINE_list("only", [], "Names of recipes; default: all.")
 
 @dataclass(frozen=True)
 class Plan:
-    """How a recipe is run at `quick` scale: fewer epochs or pictures, and how many seeds. None: not on a CPU."""
+    """How a recipe is run at `quick` scale: with fewer epochs or pictures, and how many seeds."""
 
     seeds: int = 1
     flags: tuple[str, ...] = ()
@@ -48,18 +48,18 @@ class Plan:
 _QUICK: dict[str, Plan] = {
     "catdog_squeezenet_freeze": Plan(seeds=5),
     "catdog_squeezenet_freeze_10percent": Plan(seeds=5),
-    "catdog_squeezenet_scratch": Plan(seeds=2),
-    "catdog_squeezenet_scratch_10percent": Plan(seeds=3),
+    "catdog_squeezenet_scratch": Plan(seeds=1),
+    "catdog_squeezenet_scratch_10percent": Plan(seeds=2),
     "mnist_plain_mlp": Plan(seeds=3),
     "mnist_bn_mlp": Plan(seeds=3),
     "mnist_lenet5": Plan(seeds=3),
-    "mnist_alexnet": Plan(flags=("--train_fraction=0.02", "--val_fraction=0.01", "--epochs=3")),
+    "mnist_alexnet": Plan(flags=("--train_fraction=0.01", "--val_fraction=0.002", "--epochs=2")),
     "catdog_deep_mlp": Plan(flags=("--epochs=10",)),
     "catdog_multitask": Plan(flags=("--epochs=10",)),
-    "catdog_alexnet_scratch": Plan(flags=("--epochs=3",)),
-    "catdog_alexnet_augment": Plan(flags=("--epochs=3",)),
+    "catdog_alexnet_scratch": Plan(flags=("--epochs=2",)),
+    "catdog_alexnet_augment": Plan(flags=("--epochs=2",)),
     "catdog_vgg16_scratch": Plan(flags=("--train_fraction=0.05", "--epochs=1")),
-    "catdog_resnet18_scratch": Plan(flags=("--epochs=2",)),
+    "catdog_resnet18_scratch": Plan(flags=("--epochs=1",)),
     "catdog_resnet50_scratch": Plan(flags=("--train_fraction=0.1", "--epochs=1")),
     "catdog_squeezenet_fine_tune": Plan(flags=("--epochs=3", "--fine_tune_epochs=2")),
 }
