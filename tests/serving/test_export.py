@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from data.decode import decode
 from errors import UserError
+from evaluation import predictions
 from serving import export, signatures
 from serving.metadata import Metadata
 from tests.conftest import encode, stripes
@@ -128,6 +129,13 @@ def test_a_client_can_ask_for_the_metadata(loaded, published: pathlib.Path) -> N
     answers = loaded.signatures["metadata"](request=tf.constant(["", "twice"]))["metadata"].numpy()
     assert [Metadata.from_json(answer) for answer in answers] == [about(), about()]
     assert json.loads((published / "1" / export.METADATA_FILE).read_text()) == json.loads(answers[0])
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_probabilities_are_those_of_evaluation(columns: int) -> None:
+    logits = np.random.default_rng(0).normal(0, 30, (50, columns)).astype(np.float32)
+    ours = signatures.to_probabilities(tf.constant(logits))
+    np.testing.assert_allclose(ours, predictions.probabilities(logits), atol=1e-6)
 
 
 def test_a_run_is_described_by_its_folder(run) -> None:
