@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.names import shortened
 from data.source import Source
 from errors import UserError
 
@@ -55,7 +56,7 @@ def assign(source: Source, digests: list[str], fractions: Fractions) -> np.ndarr
         members = free[source.labels[free] == label]
         _cut(members[np.argsort(ranks[members], kind="stable")], fractions, parts)
     _keep_identical_together(free, ranks, parts)
-    _check(source, parts)
+    _check(source, parts, copies=len(ranks) - len(np.unique(ranks)))
     return parts
 
 
@@ -96,13 +97,14 @@ def _keep_identical_together(free: np.ndarray, ranks: np.ndarray, parts: np.ndar
         parts[same] = next(part for part in ("test", "val", "train", UNUSED) if part in parts[same])
 
 
-def _check(source: Source, parts: np.ndarray) -> None:
+def _check(source: Source, parts: np.ndarray, copies: int) -> None:
     for part in PARTS:
         counts = np.bincount(source.labels[parts == part], minlength=len(source.class_names))
         missing = [name for name, count in zip(source.class_names, counts, strict=True) if count == 0]
         if part == "train" and missing or not counts.any():
             raise UserError(
                 f"The {part} part must hold pictures{' of each class' if part == 'train' else ''}. Received none of: "
-                f"{', '.join(missing)}, from {len(source)} pictures in {len(source.class_names)} classes. Add pictures "
+                f"{shortened(missing)}, from {len(source)} pictures in {len(source.class_names)} classes"
+                f"{f', of which {copies} are copies that stay with their originals' if copies else ''}. Add pictures "
                 "(four of a class are the least) or change --train_fraction, --val_fraction and --test_fraction."
             )

@@ -127,4 +127,3 @@ def _arm(fate: Fate) -> None:
 
     tf.io.gfile.rename = counted_rename
     StopAtNonFinite.on_train_batch_end = counted_step  # type: ignore[method-assign]
-
