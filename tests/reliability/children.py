@@ -45,9 +45,9 @@ class Fate:
     code: str = ""
 
 
-def train(config: TrainConfig, fate: Fate | None = None) -> tuple[int, str]:
+def train(config: TrainConfig, fate: Fate | None = None, log: pathlib.Path | None = None) -> tuple[int, str]:
     """Trains as `train.py` does, or resumes; gives the exit code (negative: the signal) and what was printed."""
-    log = pathlib.Path(f"{config.run_dir}.log")
+    log = log or pathlib.Path(f"{config.run_dir}.log")
     process = _CONTEXT.Process(target=_child, args=(config, fate or Fate(), str(log), os.environ["XDG_CACHE_HOME"]))
     log.unlink(missing_ok=True)
     process.start()
@@ -89,7 +89,7 @@ def _child(config: TrainConfig, fate: Fate, log: str, cache: str) -> None:
     from training import fit
 
     _arm(fate)
-    exec(fate.code, {})  # noqa: S102
+    exec(fate.code, {})
 
     def main(argv: list[str]) -> None:
         fit.train(config if config.resume else resolved(config), command="")

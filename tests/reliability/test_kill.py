@@ -7,22 +7,16 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 import models
-from tests.conftest import encode, stripes
 from tests.reliability import children
 from tests.reliability.children import Fate
-from training import best, checkpoint
 from training.config import TrainConfig
 from training.run import Run
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +28,6 @@ class Case:
     weights: dict[str, np.ndarray]
     history: list[dict[str, str]]
     test: dict[str, float]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    root = tmp_path_factory.mktemp("kill") / "photos"
-    for name in ("lying", "upright"):
-        (root / name).mkdir(parents=True)
-        for i in range(15):
-            picture = encode(stripes(i + 100 * (name == "upright"), upright=name == "upright"))
-            (root / name / f"{i:02d}.jpg").write_bytes(picture)
-    return root
 
 
 def config(pictures: pathlib.Path, name: str, **given: object) -> TrainConfig:

@@ -1,0 +1,176 @@
+"""Kills trainings at random moments, resumes them, and compares their last bits: `python -m benchmarks.kill`.
+
+The table's limit is zero: no run may end with other weights, other history or other test metrics than the run that
+nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+
+from absl import app, flags
+
+from errors import UserError, exits_with_message
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_MOST_KILLS = 4
+_ANYWHERE = 0.2  # Share of the kills that may also fall into the imports and the scan, where nothing is at stake.
+
+_COMMON = (
+    *("--data=digits", "--image_size=32", "--batch_size=32", "--deterministic", "--checkpoint_minutes=0"),
+    *("--train_fraction=0.2", "--val_fraction=0.05", "--test_fraction=0.05"),
+)
+_CASES = {
+    "squeezenet, dropout, augmented": ("--model=squeezenet", "--augment=full", "--epochs=2", "--learning_rate=1e-3"),
+    "lenet5, head, then fine-tuned": (
+        *("--model=lenet5", "--freeze", "--epochs=2", "--fine_tune_epochs=2", "--fine_tune_learning_rate=1e-3"),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What became of one training.
+
+    Attributes:
+        case: which training.
+        kills: what each kill found: how far the run was.
+        is_same: whether weights, history and test metrics are those of the undisturbed run.
+        problem: what else went wrong.
+    """
+
+    case: str
+    kills: tuple[str, ...]
+    is_same: bool
+    problem: str = ""
+
+
+def main(argv: list[str]) -> int:
+    """Prints a line for each training and the sum; 1 when any differs."""
+    options = flags.FLAGS
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        trials = list(run(pathlib.Path(folder), options.times, options.seed))
+    same = sum(trial.is_same for trial in trials)
+    kills = sum(len(trial.kills) for trial in trials)
+    print(
+        f"{len(trials)} trainings, {kills} kills: {same} end with the same bits, {len(trials) - same} do not (limit: 0)."
+    )
+    return int(same != len(trials))
+
+
+def run(folder: pathlib.Path, times: int, seed: int) -> Iterator[Trial]:
+    """Trains each case once undisturbed, then `times` trainings in turn, killed and resumed until they finish."""
+    generator = random.Random(seed)
+    commands = {case: _command(folder, case) for case in _CASES}
+    undisturbed = {case: _undisturbed(folder, commands[case]) for case in _CASES}
+    print(f"{'training':>8}  {'case':<32}  {'same bits':<9}  killed at", flush=True)
+    for number in range(times):
+        case = list(_CASES)[number % len(_CASES)]
+        place = folder / str(number)
+        trial = _disturbed(generator, case, commands[case], place, *undisturbed[case])
+        shutil.rmtree(place, ignore_errors=True)
+        answer = "yes" if trial.is_same else "NO"
+        print(f"{number + 1:8}  {case:<32}  {answer:<9}  {'; '.join(trial.kills)} {trial.problem}", flush=True)
+        yield trial
+
+
+def _command(folder: pathlib.Path, case: str) -> list[str]:
+    command = [sys.executable, str(_ROOT / "train.py"), *_COMMON, *_CASES[case]]
+    return command + ([f"--weights={_random_weights(folder)}"] if "--freeze" in _CASES[case] else [])
+
+
+def _random_weights(folder: pathlib.Path) -> pathlib.Path:
+    """For this purpose a backbone need not know anything."""
+    import keras
+
+    import models
+
+    path = folder / "lenet5.weights.h5"
+    keras.utils.set_random_seed(1)
+    models.build("lenet5", 10, image_size=32).save_weights(path)
+    return path
+
+
+def _undisturbed(folder: pathlib.Path, command: list[str]) -> tuple[str, float, float]:
+    """The fingerprint of its results, and the seconds until it writes its folder and until its end."""
+    place = folder / "undisturbed"
+    start = time.monotonic()
+    with _started(command, place) as process:
+        while process.poll() is None and not (place / "config.json").exists():
+            time.sleep(0.01)
+        begun = time.monotonic() - start
+    if process.returncode:
+        raise UserError(f"The training must work undisturbed first. It ended with:\n{_log(place).read_text()}")
+    result = _fingerprint(place)
+    shutil.rmtree(place)
+    return result, begun, time.monotonic() - start
+
+
+def _disturbed(
+    generator: random.Random, case: str, command: list[str], place: pathlib.Path, result: str, begun: float, end: float
+) -> Trial:
+    kills: list[str] = []
+    while not (place / "test.json").exists():
+        is_last = len(kills) == _MOST_KILLS
+        wait = None if is_last else generator.uniform(0 if generator.random() < _ANYWHERE else begun, end)
+        resume = ["--resume"] if (place / "config.json").exists() else []
+        with _started([*command, *resume], place) as process:
+            try:
+                process.wait(wait)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills.append(_how_far(place))
+                continue
+        if process.returncode:
+            return Trial(case, tuple(kills), False, f"exit code {process.returncode}: {_log(place).read_text()[-500:]}")
+    return Trial(case, tuple(kills), _fingerprint(place) == result)
+
+
+def _started(command: list[str], place: pathlib.Path) -> subprocess.Popen:
+    with open(_log(place), "wb") as log:
+        return subprocess.Popen([*command, f"--run_dir={place}"], stdout=log, stderr=log, cwd=_ROOT)
+
+
+def _log(place: pathlib.Path) -> pathlib.Path:
+    return place.with_suffix(".log")
+
+
+def _how_far(place: pathlib.Path) -> str:
+    from training.checkpoint import read_progress
+
+    progress = read_progress(str(place))
+    if progress is None:
+        return "before the first checkpoint" if (place / "config.json").exists() else "before the run folder"
+    return f"epoch {progress.epoch + 1} step {progress.step}"
+
+
+def _fingerprint(place: pathlib.Path) -> str:
+    """A hash of the best weights, of the history but for its seconds, and of the test metrics."""
+    from training.run import read_history
+
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(place / "model.keras") as archive:
+        digest.update(archive.read("model.weights.h5"))
+    for row in read_history(str(place)):
+        digest.update(repr([value for name, value in row.items() if name != "seconds"]).encode())
+    digest.update((place / "test.json").read_bytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("times", 50, "Trainings to disturb, 1 or more.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Decides the moments of the kills.")
+    app.run(exits_with_message(main))

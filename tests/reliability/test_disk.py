@@ -1,0 +1,143 @@
+"""Full and read-only disks: one clear message, and what stood there before is intact."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+
+import models
+from data.cache import keep_decoded
+from data.files import write_text
+from data.load import load
+from data.pipeline import Files
+from errors import UserError
+from models import weights
+from tests.reliability import children
+from tests.reliability.children import Fate
+from tests.reliability.conftest import TinyDisk
+from tests.reliability.test_kill import config
+from training import best, checkpoint
+from training.checkpoint import Progress
+from training.curves import plot_curves
+from training.run import Run, write_history, write_json
+
+Disk = Callable[[int], TinyDisk]
+
+ROW = {"epoch": 1, "phase": "all", "learning_rate": 1e-3, "seconds": 1.0, "loss": 0.5, "val_loss": 0.4}
+
+
+@pytest.fixture(scope="module")
+def fitted() -> keras.Model:
+    model = models.build("lenet5", 2, image_size=32)
+    model.compile(loss="mse")
+    model.fit(np.zeros((2, 32, 32, 1)), np.zeros((2, 1)), verbose=0)
+    return model
+
+
+def writers(place: str, model: keras.Model) -> dict[str, Callable[[int], None]]:
+    """Everything that a training writes; the argument makes the content differ."""
+    return {
+        "config.json": lambda n: write_json(f"{place}/config.json", {"a": n, "b": "x" * 50_000}),
+        "labels.txt": lambda n: write_text(f"{place}/labels.txt", f"{n}\n" * 50_000),
+        "history.csv": lambda n: write_history(place, [{**ROW, "epoch": n}] * 1000),
+        "curves.png": lambda n: plot_curves([{**ROW, "epoch": i} for i in range(n + 1)], f"{place}/curves.png"),
+        "model.keras": lambda n: best.keep(place, model, float(n)),
+        "checkpoint": lambda n: checkpoint.save(place, Progress(epoch=n), model, model),
+    }
+
+
+@pytest.mark.parametrize("name", writers("", None))  # type: ignore[arg-type]
+@pytest.mark.parametrize("leave", [0, 20_000])
+def test_a_full_disk_leaves_the_previous_file(tiny_disk: Disk, fitted: keras.Model, name: str, leave: int) -> None:
+    disk = tiny_disk(4000)
+    write = writers(str(disk.path), fitted)[name]
+    write(1)
+    before = {str(path): path.read_bytes() for path in disk.path.rglob("*") if path.is_file()}
+    disk.fill(leave)
+    with pytest.raises(UserError, match="can't be written: the disk is full. What stood there before is unchanged"):
+        write(2)
+    disk.drain()
+    assert {str(path): path.read_bytes() for path in disk.path.rglob("*") if path.is_file()} == before
+    write(2)
+
+
+@pytest.mark.parametrize("name", writers("", None))  # type: ignore[arg-type]
+def test_a_read_only_disk(tiny_disk: Disk, fitted: keras.Model, name: str) -> None:
+    disk = tiny_disk(4000)
+    write = writers(str(disk.path), fitted)[name]
+    write(1)
+    disk.make_read_only()
+    with pytest.raises(UserError, match="can't be written: the file system is read-only"):
+        write(2)
+
+
+def test_a_training_goes_on_after_its_disk_was_full(
+    tiny_disk: Disk, pictures: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """With the bits of a training that always had room."""
+    wanted = config(pictures, "roomy", model="lenet5")
+    code, log = children.train(wanted)
+    assert code == 0, log
+    disk = tiny_disk(4000)
+    place = str(disk.path / "run")
+    fill = f"""
+from training.callbacks import StopAtNonFinite
+after_step, steps = StopAtNonFinite.on_train_batch_end, []
+def filling(self, batch, logs=None):
+    steps.append(batch)
+    if len(steps) == 5:
+        with open({str(disk.path / "filler")!r}, "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)): pass
+            except OSError:
+                pass
+    after_step(self, batch, logs)
+StopAtNonFinite.on_train_batch_end = filling
+"""
+    code, log = children.train(dataclasses.replace(wanted, run_dir=place), Fate(code=fill))
+    assert code == 2 and "Traceback" not in log, log
+    assert "state.npz can't be written: the disk is full" in log and "goes on with --resume" in log
+    kept = best.kept_loss(place)
+    assert kept == pytest.approx(float(Run.open(place).history()[0]["val_loss"]), abs=1e-6)
+    weights.load_trained(os.path.join(place, "model.keras"))
+    disk.drain()
+    code, log = children.train(dataclasses.replace(Run.open(place).config, resume=True))
+    assert code == 0, log
+    expected = children.weights(wanted.run_dir or "")
+    for name, value in children.weights(place).items():
+        np.testing.assert_array_equal(value, expected[name], strict=True)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_run_folder_that_cannot_be_written_leaves_nothing(
+    tiny_disk: Disk, pictures: pathlib.Path, full: bool
+) -> None:
+    disk = tiny_disk(100)
+    if full:
+        disk.fill()
+    else:
+        disk.make_read_only()
+    wanted = dataclasses.replace(config(pictures, "x", model="lenet5"), run_dir=str(disk.path / "run"))
+    log = pathlib.Path(f"{pictures.parent / 'refused'}")
+    code, text = children.train(wanted, log=log)
+    assert code == 2 and "Traceback" not in text, text
+    assert "can't be written: the " in text
+    assert not (disk.path / "run").exists()
+
+
+def test_a_full_cache_is_said_before_anything_is_mapped(
+    tiny_disk: Disk, pictures: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing through a map of a file with holes would end in a bus error, without a word."""
+    disk = tiny_disk(100)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(disk.path))
+    source = load(str(pictures))
+    with pytest.raises(UserError, match="the disk is full.*point XDG_CACHE_HOME to another folder"):
+        keep_decoded(Files(source, 64, 3), ["x"] * len(source), "disk")
+    assert not list(disk.path.rglob("*.npy"))
