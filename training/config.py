@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 from dataclasses import dataclass, field
@@ -99,7 +100,9 @@ class TrainConfig:
     run_dir: str | None = _flag(None, "Folder for the results. Default: runs/MODEL-DATA-TIME.")
     resume: bool = _flag(False, "Go on with the unfinished run in --run_dir, with the flags it was started with.")
     checkpoint_minutes: float = _flag(10.0, "Minutes between checkpoints for --resume. 0: after every step.")
-    tensorboard: bool = _flag(False, "Write TensorBoard logs to RUN_DIR/tensorboard (needs pip install tensorboard).")
+    tensorboard: bool = _flag(
+        False, "Write TensorBoard logs to RUN_DIR/tensorboard (needs `pip install -e .[tensorboard]`)."
+    )
 
     @property
     def pretrained(self) -> bool:
@@ -126,6 +129,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
     _check_weights(config, spec)
     _check_loss_weights(config, spec)
     _check_run_dir(config)
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard. Install it by `pip install -e .[tensorboard]`.")
     if config.resume and not config.run_dir:
         raise UserError("--resume needs the folder of the run to go on with. Pass --run_dir=FOLDER.")
     return dataclasses.replace(config, learning_rate=config.learning_rate or _default_learning_rate(config))

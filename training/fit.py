@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_
     per_epoch = steps_per_epoch(train_rows, config.batch_size)
     optimizer = transfer.optimizer(phase, config.learning_rate_schedule, per_epoch)
     trainee.compile(optimizer=optimizer, **job.objective.compile_arguments())
+    print(_announcement(phase, trainee, len(train_rows)))
     if resumes:
         _create_state(job, trainee, val_rows)
     guard = StopAtNonFinite(phase, progress, job.run_dir)
@@ -134,6 +136,7 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_
     callbacks = [
         guard,
         Recorder(job.run_dir, job.model, phase, progress, config.early_stopping),
+        *_tensorboard(job, phase),
         checkpointer,
     ]
     try:
@@ -143,6 +146,22 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_
                 break
     finally:
         checkpointer.release()
+
+
+def _announcement(phase: Phase, trainee: keras.Model, num_pictures: int) -> str:
+    """What is about to happen; Keras decides about XLA by itself and tells nobody."""
+    what = {"head": "a new head on a frozen backbone", "fine_tune": "everything, fine-tuned", "all": "everything"}
+    return (
+        f"Training {what[phase.name]}: epochs {phase.first_epoch + 1} to {phase.last_epoch}, {num_pictures:,} pictures, "
+        f"learning rate {phase.learning_rate:g}, XLA {'on' if trainee.jit_compile else 'off'}."
+    )
+
+
+def _tensorboard(job: Job, phase: Phase) -> list[keras.callbacks.Callback]:
+    """A folder of logs for each phase, since a phase may fit the head alone."""
+    if not job.config.tensorboard:
+        return []
+    return [keras.callbacks.TensorBoard(os.path.join(job.run_dir, "tensorboard", phase.name), write_graph=False)]
 
 
 def _create_state(job: Job, trainee: keras.Model, val_rows: Rows) -> None:

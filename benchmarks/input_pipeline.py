@@ -1,0 +1,194 @@
+"""Pictures a second from JPEG files to batches: ours, plain Keras, torchvision, and the decoder alone.
+
+`python -m benchmarks.input_pipeline --data=cat_dog/`
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterable
+from typing import Any
+
+from absl import flags
+
+import errors
+import startup
+
+_SIZE = 224
+_BATCH = 32
+
+flags.DEFINE_string("data", "cat_dog", "Folder with one sub-folder a class.")
+flags.DEFINE_integer("repeats", 3, "Times that everything is measured; the median counts.")
+flags.DEFINE_integer("large", 48, "Number of 12-megapixel photographs to make by enlarging.")
+flags.DEFINE_string("json", None, "File for the figures.")
+
+
+def main(argv: list[str]) -> None:
+    """Prints four tables: cold, 12 megapixels, augmented, and from the second epoch on."""
+    if not os.path.isdir(flags.FLAGS.data):
+        raise errors.UserError(f"--data must be a folder of classes. Received: --data={flags.FLAGS.data}.")
+    startup.load_tensorflow()
+    from benchmarks.table import as_markdown, machine, write_json
+
+    print(" | ".join(machine().values()), "\n")
+    tables = {}
+    with tempfile.TemporaryDirectory() as folder:
+        large = _enlarge(flags.FLAGS.data, folder, flags.FLAGS.large)
+        for title, rows, compare in (
+            ("Cold: JPEG files to 224 px batches", _cold(flags.FLAGS.data), "plain Keras"),
+            ("Cold, 12-megapixel JPEG files", _cold(large), "plain Keras"),
+            ("Full augmentation of decoded pictures", _augmented(flags.FLAGS.data), "stock Keras layers"),
+            ("From the second epoch on", _cached(flags.FLAGS.data), "ours, cold"),
+        ):
+            tables[title] = rows
+            print(as_markdown(title, "pictures a second", rows, compare=compare), flush=True)
+    if flags.FLAGS.json:
+        write_json(flags.FLAGS.json, tables)
+
+
+def _cold(data: str) -> list[Any]:
+    """Decoding and resizing; the decoder alone, at full size, is the limit of what doesn't scale while decoding."""
+    import keras
+    import tensorflow as tf
+
+    from benchmarks.table import measure_side_by_side
+    from data import folder
+    from data.pipeline import Files, Steps, training_batches
+
+    source = folder.load(data)
+
+    def decode_only() -> float:
+        files = tf.data.Dataset.from_tensor_slices(source.records)
+        return _rate(
+            files.map(lambda f: tf.io.decode_jpeg(tf.io.read_file(f), 3), num_parallel_calls=tf.data.AUTOTUNE), 1
+        )
+
+    def plain_keras() -> float:
+        batches = keras.utils.image_dataset_from_directory(
+            data, image_size=(_SIZE, _SIZE), batch_size=_BATCH, verbose=False
+        )
+        return _rate(batches)
+
+    def ours() -> float:
+        return _rate(training_batches(Files(source, _SIZE, 3), Steps(_BATCH, 0, 0, 1)))
+
+    contestants = {"ours": ours, "plain Keras": plain_keras, "the decoder alone": decode_only}
+    loader = _torchvision_loader(data, augmented=False)
+    if loader:
+        contestants["torchvision, 2 workers"] = lambda: _rate(loader())
+    return measure_side_by_side(contestants, flags.FLAGS.repeats)
+
+
+def _augmented(data: str) -> list[Any]:
+    """The recipe of `--augment=full`; ours and Keras's from decoded pictures, torchvision's from files, as it does."""
+    import keras
+    import tensorflow as tf
+
+    from benchmarks.table import measure_side_by_side
+    from data.pipeline import Steps, training_batches
+
+    table = _decoded(data)
+    stock = keras.Sequential(
+        [
+            keras.layers.RandomZoom((-0.1, 0.0)),
+            keras.layers.RandomFlip("horizontal"),
+            keras.layers.RandomRotation(10 / 360),
+            keras.layers.RandomColorJitter(
+                value_range=(0, 255),
+                brightness_factor=0.2,
+                contrast_factor=0.2,
+                saturation_factor=(0.4, 0.6),
+                hue_factor=0.05,
+            ),
+        ]
+    )
+
+    def stock_layers() -> float:
+        decoded = tf.data.Dataset.from_tensor_slices(table.inputs).batch(_BATCH)
+        views = decoded.map(lambda x: stock(tf.cast(x, tf.float32), training=True), num_parallel_calls=tf.data.AUTOTUNE)
+        return _rate(views.prefetch(tf.data.AUTOTUNE).take(20))
+
+    def ours() -> float:
+        return _rate(training_batches(table, Steps(_BATCH, 0, 0, 1), level="full"))
+
+    contestants = {"ours": ours, "stock Keras layers": stock_layers}
+    loader = _torchvision_loader(data, augmented=True)
+    if loader:
+        contestants["torchvision, 2 workers, from files"] = lambda: _rate(loader())
+    return measure_side_by_side(contestants, flags.FLAGS.repeats)
+
+
+def _cached(data: str) -> list[Any]:
+    from benchmarks.table import measure_side_by_side
+    from data.cache import keep_decoded
+    from data.pipeline import Files, Steps, training_batches
+
+    files = _files(data)
+    tables = {mode: keep_decoded(files, [data], mode) for mode in ("memory", "disk")}
+    contestants = {
+        f"ours, {mode}": lambda rows=rows: _rate(training_batches(rows, Steps(_BATCH, 0, 0, 4)))
+        for mode, rows in tables.items()
+    }
+    contestants["ours, cold"] = lambda: _rate(training_batches(Files(files.source, _SIZE, 3), Steps(_BATCH, 0, 0, 1)))
+    return measure_side_by_side(contestants, flags.FLAGS.repeats)
+
+
+def _files(data: str) -> Any:
+    from data import folder
+    from data.pipeline import Files
+
+    return Files(folder.load(data), _SIZE, 3)
+
+
+def _decoded(data: str) -> Any:
+    from data.cache import keep_decoded
+
+    return keep_decoded(_files(data), [data], "memory")
+
+
+def _rate(batches: Iterable, pictures_each: int | None = None) -> float:
+    """Pictures a second over everything that `batches` gives."""
+    import time
+
+    count = 0
+    start = time.perf_counter()
+    for batch in batches:
+        first = batch[0] if isinstance(batch, tuple | list) else batch
+        count += pictures_each or len(first)
+    return count / (time.perf_counter() - start)
+
+
+def _torchvision_loader(data: str, *, augmented: bool) -> Any:
+    """A function that makes torchvision's loader as its documentation writes it; None where it isn't installed."""
+    try:
+        import torch
+        from torchvision import datasets, transforms
+    except ImportError:
+        return None
+    steps = [transforms.Resize((_SIZE, _SIZE))]
+    if augmented:
+        steps = [
+            transforms.RandomResizedCrop(_SIZE, scale=(0.8, 1.0), ratio=(0.9, 1.1)),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomRotation(10),
+            transforms.ColorJitter(0.2, 0.2, 0.2, 0.05),
+        ]
+    pictures = datasets.ImageFolder(data, transforms.Compose([*steps, transforms.ToTensor()]))
+    return lambda: torch.utils.data.DataLoader(pictures, batch_size=_BATCH, shuffle=True, num_workers=2)
+
+
+def _enlarge(data: str, folder: str, count: int) -> str:
+    """Makes 12-megapixel JPEG files out of the first pictures of each class."""
+    from PIL import Image
+
+    for number, picture in enumerate(sorted(pathlib.Path(data).glob("*/*.jpg"))[:: max(1, 2400 // count)][:count]):
+        target = pathlib.Path(folder, ("a", "b")[number % 2], f"{number}.jpg")
+        target.parent.mkdir(exist_ok=True)
+        Image.open(picture).convert("RGB").resize((4000, 3000)).save(target, quality=90)
+    return folder
+
+
+if __name__ == "__main__":
+    errors.run(main)
