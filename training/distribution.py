@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.eager import context
 
 from data.pipeline import WHOLE, Share
-from training import cluster, keras_multi_worker
+from errors import UserError
+from training import cluster, keras_multi_worker, rendezvous
 from training.config import TrainConfig
+
+
+class WorkerLostError(UserError):
+    """Another worker has ended, or can't be reached any more; this one can't go on alone."""
+
+    # Above 127, which Kubeflow's restart policy ExitCode takes for worth trying again.
+    exit_code = 138
 
 
 @dataclass(frozen=True)
@@ -78,22 +91,69 @@ class Distribution:
         """The chief's `value`, in every process; all must call this together."""
         if self.workers == 1:
             return value
-        size = int(self._sum(np.array(len(value) if self.is_chief else 0, np.int64)))
+        size = int(self.sum(np.array(len(value) if self.is_chief else 0, np.int64)))
         content = np.zeros(size, np.int32)
         if self.is_chief:
             content[:] = np.frombuffer(value, np.uint8)
-        return self._sum(content).astype(np.uint8).tobytes()
+        return self.sum(content).astype(np.uint8).tobytes()
 
     def arrays_from_chief(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """The chief's floating-point arrays, in every process; all must pass arrays of these shapes together."""
         if self.workers == 1:
             return arrays
-        return [self._sum(array if self.is_chief else np.zeros_like(array)) for array in arrays]
+        return [self.sum(array if self.is_chief else np.zeros_like(array)) for array in arrays]
 
-    def _sum(self, value: np.ndarray) -> np.ndarray:
+    def agree_on(self, what: str, value: bytes) -> None:
+        """Checks that every process has the same `value`; all must call this together.
+
+        Raises:
+            UserError: this one has another than the chief.
+        """
+        if self.from_chief(value) != value:
+            raise UserError(
+                f"All workers must have the same {what}. Received others in worker {self.worker} than in worker 0. "
+                "Give all of them the same files and the same command."
+            )
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The sum of all processes' `values`; all must call this together, with the same shape and type."""
+        if self.workers == 1:
+            return values
         with tf.device("CPU"):
-            local = tf.identity(value)
+            local = tf.identity(values)
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, local, axis=None).numpy()
+
+    @contextlib.contextmanager
+    def explained(self, resume: str) -> Iterator[None]:
+        """Turns the failure of a step into plain words where another worker is to blame.
+
+        Args:
+            resume: what the user can do.
+
+        Raises:
+            WorkerLostError: another worker has ended or can't be reached.
+        """
+        try:
+            yield
+        except _LOST as error:
+            if self.workers == 1:
+                raise
+            silent = ", ".join(sorted(set(re.findall(r"task:(\d+)", str(error))) - {str(self.worker)}))
+            raise WorkerLostError(
+                f"Worker {self.worker} stops: worker {silent or 'another'} has ended or can't be reached; its own "
+                f"messages say why. {resume}"
+            ) from error
+
+
+# What a collective operation fails with when its peer is gone, or its connection.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.FailedPreconditionError,
+)
 
 
 def choose(config: TrainConfig) -> Distribution:
@@ -105,13 +165,28 @@ def choose(config: TrainConfig) -> Distribution:
         UserError: there is no cluster to join, TF_CONFIG is wrong, or another worker doesn't come.
     """
     place = cluster.read() if config.strategy in ("auto", "multi_worker") else None
-    if place is not None or config.strategy == "multi_worker":
-        return _join(cluster.required(place))
+    if place is not None:
+        return _checked(_join(place), config)
+    if config.strategy == "multi_worker":
+        raise UserError(
+            "--strategy=multi_worker needs TF_CONFIG, which says who trains together. Received: none. Start the "
+            "processes by `python -m training.launch --workers=2 -- train.py ...`, or pass --strategy=auto."
+        )
     gpus = tf.config.list_logical_devices("GPU")
     if config.strategy == "mirrored" or (config.strategy == "auto" and len(gpus) > 1):
         keras_multi_worker.mend()
-        return Distribution(tf.distribute.MirroredStrategy(_cpus() if not gpus else None))
+        return _checked(Distribution(tf.distribute.MirroredStrategy(None if gpus else _cpus())), config)
     return Distribution(tf.distribute.get_strategy())
+
+
+def _checked(distribution: Distribution, config: TrainConfig) -> Distribution:
+    devices = distribution.share.parts
+    if config.batch_size < devices:
+        raise UserError(
+            "--batch_size counts the pictures of a step over all devices together, so it must be at least their "
+            f"number. Received: --batch_size={config.batch_size} for {devices} devices."
+        )
+    return distribution
 
 
 def synchronise_batch_norm(model: keras.Model) -> None:
@@ -130,5 +205,23 @@ def _cpus() -> list[str]:
 
 def _join(place: cluster.Place) -> Distribution:
     keras_multi_worker.mend()
-    cluster.watch(place)
-    return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), place.worker, place.workers)
+    os.environ["TF_CONFIG"] = place.as_config()
+    seconds = cluster.wait_seconds()
+    rendezvous.meet(place, seconds)
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=int(1000 * seconds),
+        heartbeat_timeout_in_ms=1000 * cluster.HEARTBEAT_SECONDS,
+        shutdown_barrier_timeout_in_ms=1000 * cluster.HEARTBEAT_SECONDS,
+        coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=place.workers)],
+    )
+    try:
+        return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), place.worker, place.workers)
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise UserError(
+            f"The workers of TF_CONFIG must find each other within {seconds:.0f} seconds "
+            f"({cluster.WAIT_VARIABLE}). Received, in worker {place.worker} at {place.addresses[place.worker]}: "
+            f"{str(error).splitlines()[0][:300]}. Check that all of {', '.join(place.addresses)} are started, that "
+            "each address is that of its host, and that no other program has the port."
+        ) from error

@@ -1,0 +1,110 @@
+"""Starts the workers of a training on this machine: `python -m training.launch --workers=4 -- train.py ...`.
+
+For tests and small servers. Each process gets a TF_CONFIG with free ports of this machine; on a machine with GPUs each
+gets its share of them. When one process fails, the others are ended too.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import flags
+
+import errors
+from training import cluster
+
+_WORKERS = flags.DEFINE_integer("workers", 2, "Processes to start, 1 or more.", lower_bound=1, upper_bound=1024)
+_GRACE_SECONDS = flags.DEFINE_float(
+    "grace_seconds", 30.0, "After a process has failed, seconds for the others to end by themselves.", lower_bound=0.0
+)
+_POLL_SECONDS = 0.1
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command after `--` in every worker; gives the exit code of the first that failed, or 0."""
+    command = argv[1:]
+    if not command or not command[0].endswith(".py"):
+        raise errors.UserError(
+            "training.launch needs the script to run after two dashes, such as `python -m training.launch --workers=4 "
+            f"-- train.py --data=photos/`. Received: {' '.join(command) or 'none'}."
+        )
+    places = on_this_machine(_WORKERS.value)
+    devices = _gpus_of_each(_WORKERS.value)
+    processes = [
+        subprocess.Popen([sys.executable, *command], env={**os.environ, "TF_CONFIG": place.as_config(), **gpus})
+        for place, gpus in zip(places, devices, strict=True)
+    ]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: _tell(processes, received))
+    return wait(processes, _GRACE_SECONDS.value)
+
+
+def on_this_machine(workers: int) -> list[cluster.Place]:
+    """The places of `workers` processes, at ports that are free now."""
+    sockets = [socket.socket() for _ in range(workers)]
+    try:
+        # All are held until all are found, or the same one could be given twice.
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        addresses = tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
+    finally:
+        for each in sockets:
+            each.close()
+    return [cluster.Place(addresses, worker) for worker in range(workers)]
+
+
+def wait(processes: list[subprocess.Popen], grace_seconds: float) -> int:
+    """Waits until all processes have ended, at most `grace_seconds` longer than the first failure.
+
+    Returns:
+        the exit code of the first that failed, 128 + N for one ended by signal N; 0 when none did.
+    """
+    first_failure, deadline = 0, float("inf")
+    while any(process.poll() is None for process in processes):
+        for worker, process in enumerate(processes):
+            if process.returncode and not first_failure:
+                first_failure, deadline = process.returncode, time.monotonic() + grace_seconds
+                _report(worker, process.returncode, grace_seconds)
+        if time.monotonic() > deadline:
+            _tell(processes, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+    code = first_failure or next((process.returncode for process in processes if process.returncode), 0)
+    return code if code >= 0 else 128 - code
+
+
+def _report(worker: int, code: int, grace_seconds: float) -> None:
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    print(f"Worker {worker} {how}. The others get {grace_seconds:g} seconds to end.", file=sys.stderr, flush=True)
+
+
+def _tell(processes: list[subprocess.Popen], number: Any) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def _gpus_of_each(workers: int) -> list[dict[str, str]]:
+    """What to set so that each process sees GPUs of its own."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [path.removeprefix("/dev/nvidia") for path in sorted(glob.glob("/dev/nvidia[0-9]*"))]
+    gpus = [name for name in visible.split(",") if name] if visible is not None else names
+    if not gpus:
+        return [{} for _ in range(workers)]
+    each = len(gpus) // workers
+    if each == 0:
+        raise errors.UserError(
+            f"Two workers can't share a GPU: --workers must be at most {len(gpus)}, the GPUs of this machine. "
+            f"Received: --workers={workers}. On one machine --strategy=mirrored uses all of them in one process."
+        )
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])} for i in range(workers)]
+
+
+if __name__ == "__main__":
+    errors.run(main)

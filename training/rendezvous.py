@@ -1,0 +1,156 @@
+"""Makes sure that all workers are there, and mean the same cluster, before TensorFlow waits for them without end.
+
+TensorFlow 2.21 has a time limit for workers that look for the chief, but none for a chief whose workers don't come, and
+it takes two processes with one index for a restart. So every worker first says at the chief's port who it is; the ports
+are free again when TensorFlow opens them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+from errors import UserError
+from training.cluster import WAIT_VARIABLE, Place
+
+_PAUSE_SECONDS = 0.2
+_LONGEST_MESSAGE = 1 << 20
+
+
+def meet(place: Place, seconds: float) -> None:
+    """Returns in every worker once all are there.
+
+    Args:
+        place: of this process.
+        seconds: to wait at most.
+
+    Raises:
+        UserError: a worker doesn't come, or the chief can't be reached, or they disagree about the cluster.
+    """
+    if place.workers == 1:
+        return
+    deadline = time.monotonic() + seconds
+    with _listening(place) as door:
+        if place.worker == 0:
+            _gather(place, door, deadline, seconds)
+        else:
+            _report(place, deadline, seconds)
+
+
+@contextlib.contextmanager
+def _listening(place: Place) -> Iterator[socket.socket]:
+    """Opens this worker's port, which tells at once whether it can be had."""
+    port = int(place.addresses[place.worker].rpartition(":")[2])
+    with socket.socket() as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            door.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"Worker {place.worker} needs port {port} of this host, as TF_CONFIG says "
+                f"({place.addresses[place.worker]}). Received: {error.strerror}. End the program that has it, or give "
+                "the worker another port in every TF_CONFIG."
+            ) from error
+        door.listen(place.workers)
+        yield door
+
+
+def _gather(place: Place, door: socket.socket, deadline: float, seconds: float) -> None:
+    guests: dict[int, socket.socket] = {}
+    try:
+        while len(guests) < place.workers - 1:
+            guest = _next(door, deadline)
+            if guest is None:
+                _turn_away(place, guests, seconds)
+                continue
+            _let_in(place, guest, deadline, guests)
+        for guest in guests.values():
+            guest.sendall(b'{"problem": ""}\n')
+    finally:
+        for guest in guests.values():
+            guest.close()
+
+
+def _next(door: socket.socket, deadline: float) -> socket.socket | None:
+    door.settimeout(max(deadline - time.monotonic(), 0.001))
+    try:
+        return door.accept()[0]
+    except TimeoutError:
+        return None
+
+
+def _turn_away(place: Place, guests: dict[int, socket.socket], seconds: float) -> None:
+    missing = [f"{i} ({place.addresses[i]})" for i in range(1, place.workers) if i not in guests]
+    problem = f"of {place.workers} workers these did not come within {seconds:.0f} seconds: {', '.join(missing)}"
+    _fail(place, problem, list(guests.values()))
+
+
+def _let_in(place: Place, guest: socket.socket, deadline: float, guests: dict[int, socket.socket]) -> None:
+    guest.settimeout(max(deadline - time.monotonic(), 0.001))
+    try:
+        hello = json.loads(_line(guest))
+        worker, addresses = int(hello["worker"]), tuple(hello["addresses"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # A port scanner, or a health check.
+        guest.close()
+        return
+    if addresses != place.addresses:
+        theirs = ", ".join(map(str, addresses))
+        problem = f"worker {worker} has other addresses ({theirs}) than worker 0 ({', '.join(place.addresses)})"
+        _fail(place, problem, [guest, *guests.values()])
+    if not 0 < worker < place.workers or worker in guests:
+        _fail(place, f"two processes say that they are worker {worker}", [guest, *guests.values()])
+    guests[worker] = guest
+
+
+def _fail(place: Place, problem: str, guests: list[socket.socket]) -> None:
+    for guest in guests:
+        with contextlib.suppress(OSError):
+            guest.sendall(json.dumps({"problem": problem}).encode() + b"\n")
+    raise _error(place, problem)
+
+
+def _report(place: Place, deadline: float, seconds: float) -> None:
+    host, _, port = place.addresses[0].rpartition(":")
+    reason = ""
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=deadline - time.monotonic()) as chief:
+                # The chief answers when all are there or its own time is over.
+                chief.settimeout(seconds + 10)
+                hello = {"worker": place.worker, "addresses": place.addresses}
+                chief.sendall(json.dumps(hello).encode() + b"\n")
+                problem = json.loads(_line(chief))["problem"]
+        except (OSError, ValueError) as error:
+            reason = str(error)
+            time.sleep(_PAUSE_SECONDS)
+            continue
+        if problem:
+            raise _error(place, problem)
+        return
+    raise _error(
+        place,
+        f"worker {place.worker} could not reach worker 0 at {place.addresses[0]} in {seconds:.0f} seconds: {reason}",
+    )
+
+
+def _line(connection: socket.socket) -> bytes:
+    """One line; raises ValueError when the other side closes first."""
+    received = b""
+    while not received.endswith(b"\n"):
+        part = connection.recv(65536)
+        if not part or len(received) > _LONGEST_MESSAGE:
+            raise ValueError("the connection was closed")
+        received += part
+    return received
+
+
+def _error(place: Place, problem: str) -> UserError:
+    return UserError(
+        "All workers of TF_CONFIG must be started, with the same addresses and an index of their own, and reach each "
+        f"other. Received, in worker {place.worker}: {problem}. Correct TF_CONFIG, or look why a worker did not start; "
+        f"{WAIT_VARIABLE} sets how long to wait."
+    )
