@@ -61,8 +61,8 @@ class TrainConfig:
     image_size: int | None = _flag(None, "Height and width that pictures are resized to, in px. Default: the model's.")
     augment: str = _flag(
         "none",
-        "Random views of training pictures. basic: resized crop, safe for digits and letters too; full, for photographs: "
-        "horizontal flip, rotation and colour as well.",
+        "Random views of training pictures. basic: resized crop, safe for digits and letters too; full, for "
+        "photographs: horizontal flip, rotation and colour as well.",
         ("none", "basic", "full"),
     )
     cache: str = _flag(

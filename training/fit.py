@@ -73,9 +73,8 @@ def _build(config: TrainConfig, num_classes: int) -> keras.Model:
     model = models.build(config.model, num_classes, image_size=config.image_size, transfer=config.pretrained)
     if config.pretrained:
         weights.load(model, config.model, config.weights or "")
-    print(
-        f"Model: {config.model}, {model.count_params():,} parameters, {config.image_size} px, weights: {config.weights}."
-    )
+    size = f"{model.count_params():,} parameters, {config.image_size} px"
+    print(f"Model: {config.model}, {size}, weights: {config.weights}.")
     return model
 
 
@@ -152,8 +151,8 @@ def _announcement(phase: Phase, trainee: keras.Model, num_pictures: int) -> str:
     """What is about to happen; Keras decides about XLA by itself and tells nobody."""
     what = {"head": "a new head on a frozen backbone", "fine_tune": "everything, fine-tuned", "all": "everything"}
     return (
-        f"Training {what[phase.name]}: epochs {phase.first_epoch + 1} to {phase.last_epoch}, {num_pictures:,} pictures, "
-        f"learning rate {phase.learning_rate:g}, XLA {'on' if trainee.jit_compile else 'off'}."
+        f"Training {what[phase.name]}: epochs {phase.first_epoch + 1} to {phase.last_epoch}, {num_pictures:,} "
+        f"pictures, learning rate {phase.learning_rate:g}, XLA {'on' if trainee.jit_compile else 'off'}."
     )
 
 
