@@ -1,0 +1,166 @@
+"""Losses that are no numbers, and data so poor that a metric could be nonsense."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from errors import UserError
+from tests.conftest import encode, stripes
+from tests.reliability.test_kill import config
+from training import best, checkpoint, fit
+from training.callbacks import Checkpointer, StopAtNonFinite
+from training.checkpoint import Progress
+from training.fit import train
+from training.objective import Objective
+from training.run import Run
+from training.transfer import Phase
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, value: float, at_step: int) -> None:
+    """The targets of one training batch become `value`, so that the loss does, and no step before it."""
+    really = fit.training_batches
+
+    def poisoned(*arguments: object, **named: object) -> tf.data.Dataset:
+        batches = really(*arguments, **named)  # type: ignore[arg-type]
+        spoilt = batches.enumerate(1).map(
+            lambda i, batch: (batch[0], tf.where(i == at_step, value, 1.0) * tf.cast(batch[1], tf.float32) + 1e-30)
+        )
+        return spoilt.apply(tf.data.experimental.assert_cardinality(batches.cardinality()))
+
+    monkeypatch.setattr(fit, "training_batches", poisoned)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_run(
+    pictures: pathlib.Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    poison(monkeypatch, value, at_step=5)
+    wanted = config(pictures, f"poisoned-{value}", model="lenet5", deterministic=False)
+    with pytest.raises(UserError) as caught:
+        train(wanted, command="")
+    message = str(caught.value)
+    assert "at step 2 of epoch 2, after a mean loss of 0." in message
+    assert "learning rate of 0.001" in message and "Try a tenth of it (--learning_rate" in message
+    run_dir = wanted.run_dir or ""
+    progress = checkpoint.read_progress(run_dir)
+    assert progress and (progress.epoch, progress.step) == (1, 1), "the last good step"
+    model = Run.open(run_dir).load_model()
+    assert all(np.isfinite(variable).all() for variable in model.get_weights())
+    assert len(Run.open(run_dir).history()) == 1
+
+
+def _fitted() -> keras.Model:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    model.fit(np.zeros((2, 2)), np.zeros((2, 1)), verbose=0)
+    return model
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: pathlib.Path) -> None:
+    model = _fitted()
+    progress = Progress()
+    guard = StopAtNonFinite(Phase("all", 0, 1, 0.5), progress, str(tmp_path))
+    saver = Checkpointer(str(tmp_path), model, progress, 10, 0.0, guard, resumes=False, saves_at_end=False)
+    saver.set_model(model)
+    saver.on_train_batch_end(0)
+    kept = (tmp_path / "checkpoint" / "state.npz").read_bytes()
+    model.layers[0].bias.assign([math.nan])
+    with pytest.raises(UserError, match="Weights became NaN or infinite at step 3 of epoch 1.*learning rate of 0.5"):
+        saver.on_train_batch_end(1)
+    assert (tmp_path / "checkpoint" / "state.npz").read_bytes() == kept
+
+
+def test_a_validation_loss_that_is_no_number_stops_before_anything_is_kept(tmp_path: pathlib.Path) -> None:
+    guard = StopAtNonFinite(Phase("all", 0, 1, 0.5), Progress(), str(tmp_path))
+    guard.on_train_batch_end(0, {"loss": 0.25})
+    with pytest.raises(UserError, match="The validation loss became nan .* after a mean loss of 0.25"):
+        guard.on_epoch_end(0, {"loss": 0.2, "val_loss": math.nan})
+
+
+def test_float16_overflow_is_survived_or_said(pictures: pathlib.Path) -> None:
+    """Keras scales the loss, and leaves out the steps whose gradients overflow."""
+    wanted = config(pictures, "half", model="bn_mlp", precision="mixed_float16", deterministic=False)
+    try:
+        run = train(wanted, command="")
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert all(math.isfinite(float(row[name])) for row in run.history() for name in ("loss", "val_loss"))
+    assert all(math.isfinite(value) for value in run.test_metrics().values())
+
+
+def test_a_batch_that_misses_a_class() -> None:
+    for classes in (2, 3):
+        objective = Objective(classes, ("class",), {})
+        arguments = objective.compile_arguments()
+        target = objective.targets(tf.zeros((4, 2, 2, 3)), tf.zeros((4,), tf.int64))
+        loss = arguments["loss"](target, tf.zeros((4, 1 if classes == 2 else classes)))
+        assert float(loss) == pytest.approx(math.log(classes))
+
+
+def test_a_test_part_of_one_picture_a_class(tmp_path: pathlib.Path) -> None:
+    root = tmp_path / "photos"
+    for name in ("lying", "upright"):
+        (root / name).mkdir(parents=True)
+        for i in range(4):
+            (root / name / f"{i}.jpg").write_bytes(encode(stripes(i + 9 * len(name), upright=name == "upright")))
+    shares = {"train_fraction": 0.5, "val_fraction": 0.25, "test_fraction": 0.25}
+    run = train(config(root, "few", model="lenet5", deterministic=False, **shares), command="")
+    assert len(run.part("test")) == 2
+    assert run.test_metrics()["accuracy"] in (0.0, 0.5, 1.0)
+
+
+def test_pictures_of_one_colour_train_without_nonsense(tmp_path: pathlib.Path) -> None:
+    """Nearly identical: each picture one shade of grey, so that BatchNorm sees hardly any variance."""
+    root = tmp_path / "photos"
+    for label, name in enumerate(("dark", "light")):
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            (root / name / f"{i}.png").write_bytes(encode(np.full((8, 8 + i, 3), 120 + label, np.uint8), "PNG"))
+    run = train(config(root, "grey", model="bn_mlp", deterministic=False, image_size=8), command="")
+    assert all(math.isfinite(float(value)) for row in run.history() for value in (row["loss"], row["val_loss"]))
+    assert 0 <= run.test_metrics()["accuracy"] <= 1
+
+
+def test_a_worse_epoch_after_a_resume_does_not_replace_a_better_model(tmp_path: pathlib.Path) -> None:
+    """The model is saved more often than the checkpoint (keras#17012)."""
+    model = _fitted()
+    best.keep(str(tmp_path), model, 0.25)
+    assert best.kept_loss(str(tmp_path)) == 0.25
+    assert best.kept_loss(str(tmp_path / "nowhere")) == math.inf
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "history.csv").write_text("epoch,val_loss\n1,0.5\n2,0.375\n3,0.75\n")
+    assert best.kept_loss(str(tmp_path)) == 0.375, "without the comment, what history.csv says"
+
+
+def test_the_best_value_survives_a_resume_without_a_checkpoint(
+    pictures: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = config(pictures, "best", model="lenet5", checkpoint_minutes=600.0, epochs=3, deterministic=False)
+
+    class Killed(BaseException):
+        pass
+
+    def die(self: StopAtNonFinite, epoch: int, logs: dict | None = None) -> None:
+        if epoch == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(StopAtNonFinite, "on_epoch_end", die)
+        train(wanted, command="")
+    run_dir = wanted.run_dir or ""
+    kept = best.kept_loss(run_dir)
+    # As if the epoch had been a lucky one, which another run of it does not reach again.
+    best.keep(run_dir, Run.open(run_dir).load_model(), kept / 2)
+    lucky = pathlib.Path(run_dir, "model.keras").read_bytes()
+    run = train(dataclasses.replace(Run.open(run_dir).config, resume=True), command="")
+    assert len(run.history()) == 3
+    assert pathlib.Path(run_dir, "model.keras").read_bytes() == lucky
+    assert json.loads(pathlib.Path(run_dir, "test.json").read_text())
