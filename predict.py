@@ -98,7 +98,7 @@ def _write_table(rows: Iterable[Row], paths: list[str], run: Run) -> None:
     widths += [10] if _has_brightness(run) else []
     print(_line(_header(run), widths))
     for row in rows:
-        print(_line(_cells(row, run, "{:.1%}"), widths))
+        print(_line(_cells(row, run, "{:6.1%}"), widths))
 
 
 def _write_csv(rows: Iterable[Row], paths: list[str], run: Run) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+import models
 from data import load as sources
 from data import scan
 from data.header import Header, read_header
@@ -98,8 +99,8 @@ def other_pictures(run: Run, data: str, data_dir: str | None, network: str) -> S
     notes = _unknown(source, known, labels)
     matched = replace(source, labels=labels, class_names=run.class_names).take(np.flatnonzero(labels >= 0))
     readable, bad = _readable(matched)
-    size, channels = run.part("test").image_size, run.part("test").channels
-    return Subject(run, Part(readable, size, channels), printable(data), network, False, (*notes, *bad))
+    part = Part(readable, run.config.image_size or 0, models.find(run.config.model).channels)
+    return Subject(run, part, printable(data), network, False, (*notes, *bad))
 
 
 def assess(subject: Subject, predictor: Predictor, batch_size: int) -> Assessment:

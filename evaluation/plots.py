@@ -174,15 +174,15 @@ def sizes(widths: np.ndarray, heights: np.ndarray, image_size: int) -> Figure:
 @styled
 def accuracies(names: list[str], accuracy: list[float], low: list[float], high: list[float]) -> Figure:
     """Runs side by side: accuracy with its 95 % interval."""
-    figure = Figure(figsize=(7, 1.4 + 0.4 * len(names)))
+    figure = Figure(figsize=(_WIDTH, 1.4 + 0.35 * len(names)))
     axes = figure.subplots()
     rows = range(len(names))
     errors = [np.subtract(accuracy, low), np.subtract(high, accuracy)]
     axes.errorbar(accuracy, rows, xerr=errors, fmt="o", color=BLUE, capsize=4)
     axes.set_yticks(rows, [_short(name, 32) for name in names])
-    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="test accuracy with its 95 % interval")
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="right answers (share of the test pictures), with 95 % interval")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_title("Accuracy: intervals that hardly overlap tell the runs apart", loc="left")
+    axes.set_title("Test accuracy of each run", loc="left")
     return figure
 
 

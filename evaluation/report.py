@@ -18,6 +18,7 @@ from training.curves import draw_curves
 from training.run import Run, write_json
 
 _MOST_CONFUSED = 12
+_MOST_IN_ORDER = 10
 _ERROR_COLUMNS = ("address", "label", "prediction", "confidence", "cause")
 
 
@@ -80,6 +81,7 @@ def _page(assessment: Assessment, model: keras.Model) -> str:
         config=run.config,
         details=run.details(),
         figures=_figures(assessment),
+        classes=_classes(assessment.numbers),
         confused=most_confused(assessment.numbers),
         errors=exhibits.worst_errors(assessment),
         num_errors=int((~assessment.predictions.correct).sum()),
@@ -89,6 +91,14 @@ def _page(assessment: Assessment, model: keras.Model) -> str:
         counts={part: int(values.sum()) for part, values in part_counts(run).items()},
         formats=_formats(assessment),
     )
+
+
+def _classes(numbers: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Index and numbers of each class; of many classes the worst come first, for nobody reads to the end."""
+    rows = list(enumerate(numbers["classes"]))
+    if len(rows) <= _MOST_IN_ORDER:
+        return rows
+    return sorted(rows, key=lambda item: item[1]["f1"] if item[1]["f1"] is not None else 2.0)
 
 
 def _figures(assessment: Assessment) -> dict[str, svg.Markup]:

@@ -61,7 +61,7 @@ def test_other_pictures_are_judged_by_the_saved_model_without_touching_the_runs_
 def test_a_run_is_not_better_than_itself(run: Run, copy: pathlib.Path) -> None:
     done = evaluate("--compare", str(copy), run.path)
     assert done.returncode == 0, done.stderr
-    assert "copy / striped" in done.stdout
+    assert "copy / bars" in done.stdout
     (pair,) = json.loads((copy / "report" / "comparison.json").read_text())["pairs"]
     assert (pair["only_first"], pair["only_second"], pair["p_value"]) == (0, 0, 1.0)
 

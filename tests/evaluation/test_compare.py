@@ -32,7 +32,7 @@ def test_runs_on_the_same_test_pictures(
 ) -> None:
     comparison = compare.compare([run, untrained], batch_size=10)
     first, second = comparison["runs"]
-    assert (first["name"], second["name"], comparison["pictures"]) == ("striped", "untrained", 24)
+    assert (first["name"], second["name"], comparison["pictures"]) == ("bars", "untrained", 24)
     assert first["accuracy"] == assessment.numbers["accuracy"]
     assert first["parameters"] == run.details()["parameters"]
     assert first["training_seconds"] == run.details()["training_seconds"]
@@ -41,7 +41,7 @@ def test_runs_on_the_same_test_pictures(
     difference = (pair["only_first"] - pair["only_second"]) / 24
     assert difference == pytest.approx(first["accuracy"] - second["accuracy"])
     text = compare.text(comparison)
-    assert "striped / untrained" in text and "p (McNemar)" in text
+    assert "bars / untrained" in text and "p (McNemar)" in text
     page = Page(pathlib.Path(compare.write(comparison, str(tmp_path / "report"))).read_text())
     assert page.fetched == [] and differing(page.numbers, tmp_path / "report" / "comparison.json") == []
 
