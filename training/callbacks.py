@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -130,6 +131,11 @@ class Recorder(keras.callbacks.Callback):
             best.keep(self._run_dir, self._whole, loss)
 
 
+def _alone(is_due: bool, number: int | None, is_certain: bool) -> tuple[bool, int | None]:
+    """With one process there is nobody to agree with."""
+    return is_due, number
+
+
 class Checkpointer(keras.callbacks.Callback):
     """Saves the whole state every so many minutes and when the run is told to stop, and restores it once.
 
@@ -142,6 +148,7 @@ class Checkpointer(keras.callbacks.Callback):
         steps_per_epoch: steps of a full epoch.
         minutes: between two checkpoints; 0 for one after every step.
         guard: says what to raise when the weights are no numbers any more.
+        agree: see `training.distribution.Agreement`.
         resumes: whether to restore the last checkpoint before the first step.
         saves_at_end: whether to save when the phase has finished, because another one follows.
     """
@@ -155,13 +162,14 @@ class Checkpointer(keras.callbacks.Callback):
         minutes: float,
         guard: StopAtNonFinite,
         *,
+        agree: Callable[[bool, int | None, bool], tuple[bool, int | None]] = _alone,
         resumes: bool,
         saves_at_end: bool,
     ) -> None:
         super().__init__()
         self._run_dir, self._whole, self._progress, self._guard = run_dir, whole, progress, guard
         self._steps_per_epoch, self._seconds = steps_per_epoch, 60 * minutes
-        self._resumes, self._saves_at_end = resumes, saves_at_end
+        self._agree, self._resumes, self._saves_at_end = agree, resumes, saves_at_end
         self._last = time.monotonic()
         self._signal: int | None = None
         self._previous: dict[int, Any] = {}
@@ -207,16 +215,17 @@ class Checkpointer(keras.callbacks.Callback):
         self._save_if_due(is_due=self._saves_at_end and self._progress.phase_finished)
 
     def _save_if_due(self, *, is_due: bool = False) -> None:
-        is_due = is_due or time.monotonic() - self._last >= self._seconds
-        if self._signal is None and not is_due:
+        has_waited = time.monotonic() - self._last >= self._seconds
+        is_due, number = self._agree(is_due or has_waited, self._signal, is_due)
+        if number is None and not is_due:
             return
         try:
             checkpoint.save(self._run_dir, self._progress, self._whole, self.model)
         except checkpoint.NotFiniteError as error:
             raise self._guard.diverged("Weights became NaN or infinite") from error
         self._last = time.monotonic()
-        if self._signal is not None:
-            number, self._signal = self._signal, None
+        if number is not None:
+            self._signal = None
             raise RunInterruptedError(
                 f"Stopped by {signal.Signals(number).name} after step {self._progress.step} of epoch "
                 f"{self._progress.epoch + 1}; the state is saved. Go on with it by "

@@ -93,7 +93,12 @@ class TrainConfig:
     )
     early_stopping: int = _flag(0, "Stop a phase after this many epochs without a better validation loss. 0: never.")
     precision: str = _flag("float32", "Numbers to compute with.", ("float32", "mixed_bfloat16", "mixed_float16"))
-    strategy: str = _flag("auto", "Devices to train on. auto: all GPUs of this machine.", ("auto", "none", "mirrored"))
+    strategy: str = _flag(
+        "auto",
+        "Devices to train on. auto: the workers of TF_CONFIG where it is set, else all GPUs of this machine; "
+        "mirrored: all devices of this machine; multi_worker: the workers of TF_CONFIG; none: one device.",
+        ("auto", "none", "mirrored", "multi_worker"),
+    )
     require_gpu: bool = _flag(False, "Fail where no GPU is found, instead of training on the CPU.")
     seed: int = _flag(0, "Decides initial weights, order and augmentation; 0 or more. The split doesn't depend on it.")
     deterministic: bool = _flag(False, "Give bit-identical results on the same machine; slower.")

@@ -31,14 +31,6 @@ def prepare(config: TrainConfig) -> list[str]:
     return [_describe(gpu) for gpu in gpus] or ["CPU"]
 
 
-def strategy(config: TrainConfig) -> tf.distribute.Strategy:
-    """Where the model's variables live: on one device, or mirrored on all GPUs of this machine."""
-    gpus = tf.config.list_logical_devices("GPU")
-    if config.strategy == "mirrored" or (config.strategy == "auto" and len(gpus) > 1):
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
-
-
 def _describe(gpu: tf.config.PhysicalDevice) -> str:
     details = tf.config.experimental.get_device_details(gpu)
     return f"{gpu.name.removeprefix('/physical_device:')} {details.get('device_name', '')}".strip()

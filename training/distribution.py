@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from tensorflow.python.eager import context
 
 from data.pipeline import WHOLE, Share
 from errors import UserError
+from models.freezing import InferenceBatchNormalization
 from training import cluster, keras_multi_worker, rendezvous
 from training.config import TrainConfig
 
@@ -61,6 +64,24 @@ class Distribution:
         devices = self.strategy.num_replicas_in_sync
         local = devices // self.workers
         return Share(devices, self.worker * local, local)
+
+    def described(self) -> str:
+        """What to add to the list of this process's devices."""
+        if self.workers > 1:
+            return f" in each of {self.workers} workers"
+        return "" if self.is_single else f", {self.strategy.num_replicas_in_sync} of them together"
+
+    def synchronise(self, model: keras.Model) -> None:
+        """Lets every BatchNormalization use the statistics of the whole batch, not those of one device's slice.
+
+        Otherwise the result would depend on the number of devices, and a slice of one picture has no variance.
+        """
+        if self.is_single:
+            return
+        for layer in model._flatten_layers():
+            is_fixed = isinstance(layer, InferenceBatchNormalization)
+            if isinstance(layer, keras.layers.BatchNormalization) and not is_fixed:
+                layer.synchronized = True
 
     def batches(self, make: Callable[[Share], tf.data.Dataset]) -> Any:
         """What to give to `fit` and `evaluate`: this process's slices of the batches, each for its device."""
@@ -123,12 +144,20 @@ class Distribution:
             local = tf.identity(values)
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, local, axis=None).numpy()
 
+    def all(self, value: bool) -> bool:
+        """Whether `value` is true in every process; all must call this together."""
+        return int(self.sum(np.array(int(value), np.int64))) == self.workers
+
+    def gather(self, value: Any) -> np.ndarray:
+        """The rows of all devices' `value`, in no order to rely on; all processes must call this together."""
+        return self.strategy.gather(value, axis=0).numpy()
+
     @contextlib.contextmanager
-    def explained(self, resume: str) -> Iterator[None]:
+    def explained(self, run_dir: str) -> Iterator[None]:
         """Turns the failure of a step into plain words where another worker is to blame.
 
         Args:
-            resume: what the user can do.
+            run_dir: of the run, for the way out.
 
         Raises:
             WorkerLostError: another worker has ended or can't be reached.
@@ -140,11 +169,56 @@ class Distribution:
                 raise
             silent = ", ".join(sorted(set(re.findall(r"task:(\d+)", str(error))) - {str(self.worker)}))
             raise WorkerLostError(
-                f"Worker {self.worker} stops: worker {silent or 'another'} has ended or can't be reached; its own "
-                f"messages say why. {resume}"
+                f"Worker {self.worker} stops, for worker {silent or 'another'} has ended or can't be reached; its own "
+                "messages say why. Start all workers again, any number of them, with --resume to go on from the last "
+                f"checkpoint in --run_dir={run_dir}."
             ) from error
 
 
+ALONE = Distribution(tf.distribute.get_strategy())
+
+
+class Agreement:
+    """Lets all workers write a checkpoint, and stop, after the same step, for saving needs the sums of all of them.
+
+    They ask each other about once a second, after a number of steps that the chief measures: to ask at every step
+    would slow small networks down.
+
+    Args:
+        team: the workers.
+        seconds: between two checkpoints; 0 to ask at every step.
+    """
+
+    def __init__(self, team: Distribution, seconds: float) -> None:
+        self._team, self._is_always = team, seconds == 0
+        self._interval, self._steps, self._asked = 1, 0, time.monotonic()
+
+    def __call__(self, is_due: bool, number: int | None, is_certain: bool) -> tuple[bool, int | None]:
+        """Whether to save after this step, and the signal to stop with.
+
+        Args:
+            is_due: whether it is time to save by this worker's clock; the chief's decides.
+            number: of the signal that this worker was sent; one is enough for all.
+            is_certain: whether all workers know that it is time, because a phase has ended.
+        """
+        if self._team.workers == 1:
+            return is_due, number
+        self._steps += 1
+        if self._steps < self._interval and not is_certain:
+            return False, None
+        signals = [int(number == each) for each in _SIGNALS]
+        mine = [int(is_due), self._next_interval()] if self._team.is_chief else [0, 0]
+        due, self._interval, *received = map(int, self._team.sum(np.array([*mine, *signals], np.int64)))
+        self._steps, self._asked = 0, time.monotonic()
+        stops = [each for each, count in zip(_SIGNALS, received, strict=True) if count]
+        return due > 0 or is_certain, stops[0] if stops else None
+
+    def _next_interval(self) -> int:
+        seconds = time.monotonic() - self._asked
+        return 1 if self._is_always else max(1, min(1000, int(self._steps / max(seconds, 1e-3))))
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What a collective operation fails with when its peer is gone, or its connection.
 _LOST = (
     tf.errors.UnavailableError,
@@ -187,16 +261,6 @@ def _checked(distribution: Distribution, config: TrainConfig) -> Distribution:
             f"number. Received: --batch_size={config.batch_size} for {devices} devices."
         )
     return distribution
-
-
-def synchronise_batch_norm(model: keras.Model) -> None:
-    """Lets every BatchNormalization use the statistics of the whole batch, not of one device's slice.
-
-    Otherwise the result would depend on the number of devices, and a slice of one picture has no variance.
-    """
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = True
 
 
 def _cpus() -> list[str]:

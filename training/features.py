@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -21,6 +22,7 @@ import tensorflow as tf
 from data.files import cache_folder, make_folder, remove_left_over, replacing, reserve, write_text
 from data.pipeline import Files, Table, ordered_batches, steps_per_epoch
 from data.progress import progress
+from training.distribution import ALONE, Distribution
 from training.objective import Objective
 
 _FEATURES, _COMPLETE = "features.npy", "complete.json"
@@ -49,7 +51,13 @@ def cut(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 
 
 def compute(
-    front: keras.Model, files: Files, digests: list[str], objective: Objective, batch_size: int, title: str
+    front: keras.Model,
+    files: Files,
+    digests: list[str],
+    objective: Objective,
+    batch_size: int,
+    title: str,
+    team: Distribution = ALONE,
 ) -> Table:
     """The features and targets of all pictures, from an earlier run where nothing that they depend on has changed.
 
@@ -60,14 +68,21 @@ def compute(
         objective: makes the targets.
         batch_size: pictures at a time; the result doesn't depend on it beyond rounding.
         title: of the progress line.
+        team: computes them together; each of its workers reads its share of the pictures and keeps all features.
     """
-    folder = os.path.join(cache_folder(), "features", _key(front, files, digests, objective))
-    if not _is_whole(folder):
+    # Workers on one machine must not write to the same files.
+    place = "features" if team.is_chief else f"features-of-worker-{team.worker}"
+    folder = os.path.join(cache_folder(), place, _key(front, files, digests, objective))
+    if not team.all(_is_whole(folder)):
         shutil.rmtree(folder, ignore_errors=True)
         make_folder(os.path.dirname(folder))
         remove_left_over(os.path.dirname(folder))
+        shape = (len(files), *front.output_shape[1:])
+        batches = progress(
+            _forward(front, files, objective, batch_size, team), steps_per_epoch(files, batch_size), title
+        )
         with replacing(folder) as beside:
-            _fill(beside, front, files, objective, batch_size, title)
+            _fill(beside, shape, batches)
     targets = [np.load(path) for path in _target_paths(folder)]
     structure = objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64))
     return Table(np.load(os.path.join(folder, _FEATURES), mmap_mode="r"), tf.nest.pack_sequence_as(structure, targets))
@@ -89,20 +104,17 @@ def _key(front: keras.Model, files: Files, digests: list[str], objective: Object
     return digest.hexdigest()[:20]
 
 
-def _fill(folder: str, front: keras.Model, files: Files, objective: Objective, batch_size: int, title: str) -> None:
+def _fill(folder: str, shape: tuple[int, ...], batches: Iterable[tuple[Any, Any]]) -> None:
     """Writes the features as they come, so that memory doesn't grow with the number of pictures."""
     make_folder(folder)
-    shape = (len(files), *front.output_shape[1:])
     features = np.lib.format.open_memmap(os.path.join(folder, _FEATURES), "w+", np.float32, shape)
     reserve(os.path.join(folder, _FEATURES))
     targets: list[list[np.ndarray]] = []
     first = 0
-    for batch, target in progress(
-        _forward(front, files, objective, batch_size), steps_per_epoch(files, batch_size), title
-    ):
+    for batch, target in batches:
         features[first : first + len(batch)] = batch
         first += len(batch)
-        targets.append([part.numpy() for part in tf.nest.flatten(target)])
+        targets.append([np.asarray(part) for part in tf.nest.flatten(target)])
     features.flush()
     for number, parts in enumerate(zip(*targets, strict=True)):
         np.save(os.path.join(folder, f"target{number}.npy"), np.concatenate(parts))
@@ -110,13 +122,41 @@ def _fill(folder: str, front: keras.Model, files: Files, objective: Objective, b
     write_text(os.path.join(folder, _COMPLETE), json.dumps(sums))
 
 
-def _forward(front: keras.Model, files: Files, objective: Objective, batch_size: int) -> Iterator[tuple[Any, Any]]:
+def _forward(
+    front: keras.Model, files: Files, objective: Objective, batch_size: int, team: Distribution
+) -> Iterator[tuple[Any, Any]]:
     @tf.function(reduce_retracing=True)
     def step(pixels: tf.Tensor) -> tf.Tensor:
         return tf.cast(front(pixels, training=False), tf.float32)
 
+    if not team.is_single:
+        yield from _forward_together(step, files, objective, batch_size, team)
+        return
     for pixels, targets in ordered_batches(files, batch_size, objective.targets):
         yield step(pixels), targets
+
+
+def _forward_together(
+    step: Callable, files: Files, objective: Objective, batch_size: int, team: Distribution
+) -> Iterator[tuple[Any, Any]]:
+    """The same batches in every worker, though each computes its slices only."""
+    labels = tf.constant(files.source.labels)
+    numbered = replace(files, source=replace(files.source, labels=np.arange(len(files))))
+
+    def with_number(pixels: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        return numbers, objective.targets(pixels, tf.gather(labels, numbers))
+
+    def compute_slice(pixels: tf.Tensor, targets: tuple[tf.Tensor, Any], counts: tf.Tensor) -> tuple:
+        numbers, wanted = targets
+        return numbers, step(pixels), wanted
+
+    compute_slices = tf.function(lambda slices: team.strategy.run(compute_slice, slices), reduce_retracing=True)
+    batches = iter(team.batches(lambda share: ordered_batches(numbered, batch_size, with_number, share)))
+    for _ in range(steps_per_epoch(files, batch_size)):
+        numbers, features, targets = tf.nest.map_structure(team.gather, compute_slices(next(batches)))
+        # The slices come in no order to rely on, and those of a small last batch are all the same.
+        _, order = np.unique(numbers, return_index=True)
+        yield features[order], tf.nest.map_structure(lambda part, order=order: part[order], targets)
 
 
 def _is_whole(folder: str) -> bool:

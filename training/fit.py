@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
@@ -15,11 +17,12 @@ import models
 from data.cache import keep_decoded
 from data.pipeline import Files, Rows, Steps, ordered_batches, steps_per_epoch, training_batches
 from models import weights
-from training import best, checkpoint, devices, examples, features, transfer
+from training import best, checkpoint, devices, distribution, examples, features, follower, transfer
 from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
 from training.config import TrainConfig
 from training.curves import plot_curves
+from training.distribution import Agreement, Distribution
 from training.examples import Examples
 from training.folder import finish, reopen, start
 from training.objective import Objective
@@ -36,6 +39,7 @@ class Job:
     examples: Examples
     objective: Objective
     model: keras.Model
+    team: Distribution
 
     def files(self, part: str) -> tuple[Files, list[str]]:
         """The pictures of one part, to be decoded, and their digests."""
@@ -54,19 +58,27 @@ def train(config: TrainConfig, command: str) -> Run:
         UserError: anything that the user can put right; training has not begun then, or its state is saved.
     """
     found = devices.prepare(config)
-    print(f"Devices: {', '.join(found)}. Precision: {config.precision}.")
-    gathered = examples.gather(config)
-    strategy = devices.strategy(config)
-    with strategy.scope():
-        model = _build(config, len(gathered.source.class_names))
+    team = distribution.choose(config)
+    with team.explained(config.run_dir or ""), follower.set_apart(team, config) as config:
+        print(f"Devices: {', '.join(found)}{team.described()}. Precision: {config.precision}.")
+        gathered = examples.gather(config)
+        team.agree_on("pictures and flags", follower.fingerprint(config, gathered))
+        with team.strategy.scope():
+            model = _build(config, len(gathered.source.class_names))
+        team.synchronise(model)
+        return _train(config, command, found, gathered, model, team)
+
+
+def _train(
+    config: TrainConfig, command: str, found: list[str], gathered: Examples, model: keras.Model, team: Distribution
+) -> Run:
     spec = models.find(config.model)
     objective = Objective(len(gathered.source.class_names), spec.heads, config.parsed_loss_weights)
     with _folder(config, gathered, model, command, found) as run_dir:
-        job = Job(config, run_dir, gathered, objective, model)
-        with strategy.scope():
+        job = Job(config, run_dir, gathered, objective, model, team)
+        with team.strategy.scope():
             seconds = _run_phases(job)
-        run = finish(run_dir, objective, job.files("test")[0], config, seconds)
-    return run
+        return finish(run_dir, objective, job.files("test")[0], config, seconds, team)
 
 
 def _build(config: TrainConfig, num_classes: int) -> keras.Model:
@@ -101,7 +113,8 @@ def _run_phases(job: Job) -> float:
             checkpoint.restore(job.run_dir, job.model)
         else:
             _run_phase(job, phase, progress, resumes=saved is not None, is_last=phase is phases[-1])
-        plot_curves(progress.history, f"{job.run_dir}/{CURVES}")
+        if job.team.is_chief:
+            plot_curves(progress.history, f"{job.run_dir}/{CURVES}")
         saved = None
     return progress.seconds
 
@@ -116,8 +129,11 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_
     transfer.enter(job.model, phase)
     trainee, train_rows, val_rows = _trainee_and_rows(job, phase)
     per_epoch = steps_per_epoch(train_rows, config.batch_size)
-    optimizer = transfer.optimizer(phase, config.learning_rate_schedule, per_epoch)
-    trainee.compile(optimizer=optimizer, **job.objective.compile_arguments())
+    schedule = config.learning_rate_schedule
+    job.team.compile(
+        trainee,
+        lambda: {"optimizer": transfer.optimizer(phase, schedule, per_epoch), **job.objective.compile_arguments()},
+    )
     print(_announcement(phase, trainee, len(train_rows)))
     if resumes:
         _create_state(job, trainee, val_rows)
@@ -129,6 +145,7 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_
         per_epoch,
         config.checkpoint_minutes,
         guard,
+        agree=Agreement(job.team, 60 * config.checkpoint_minutes),
         resumes=resumes,
         saves_at_end=not is_last,
     )
@@ -166,8 +183,12 @@ def _tensorboard(job: Job, phase: Phase) -> list[keras.callbacks.Callback]:
 def _create_state(job: Job, trainee: keras.Model, val_rows: Rows) -> None:
     """Keras would create the variables of optimiser and metrics in the first step, too late to restore them."""
     trainee.optimizer.build(trainee.trainable_variables)
+    trainee.evaluate(_validation(job, trainee, val_rows), steps=1, verbose=0)
+
+
+def _validation(job: Job, trainee: keras.Model, rows: Rows) -> Any:
     targets = job.objective.targets if trainee is job.model else None
-    trainee.evaluate(ordered_batches(val_rows, job.config.batch_size, targets), steps=1, verbose=0)
+    return job.team.batches(lambda share: ordered_batches(rows, job.config.batch_size, targets, share))
 
 
 def _trainee_and_rows(job: Job, phase: Phase) -> tuple[keras.Model, Rows, Rows]:
@@ -178,8 +199,9 @@ def _trainee_and_rows(job: Job, phase: Phase) -> tuple[keras.Model, Rows, Rows]:
         return job.model, keep_decoded(train_files, train_digests, mode), keep_decoded(val_files, val_digests, mode)
     front, rest = features.cut(job.model)
     size = job.config.batch_size
-    train_rows = features.compute(front, train_files, train_digests, job.objective, size, "features for training")
-    val_rows = features.compute(front, val_files, val_digests, job.objective, size, "features for validation")
+    pass_on = functools.partial(features.compute, front, objective=job.objective, batch_size=size, team=job.team)
+    train_rows = pass_on(train_files, train_digests, title="features for training")
+    val_rows = pass_on(val_files, val_digests, title="features for validation")
     return rest, train_rows, val_rows
 
 
@@ -206,12 +228,13 @@ def _fit(
     targets = job.objective.targets if trainee is job.model else None
     level = job.config.augment if trainee is job.model else "none"
     trainee.fit(
-        training_batches(train_rows, steps, level=level, targets=targets),
+        job.team.batches(lambda share: training_batches(train_rows, steps, level=level, targets=targets, share=share)),
         initial_epoch=steps.first_epoch,
         epochs=steps.last_epoch,
         steps_per_epoch=steps_per_epoch(train_rows, steps.batch_size) - steps.first_step,
         shuffle=False,
-        validation_data=ordered_batches(val_rows, steps.batch_size, targets),
+        validation_data=_validation(job, trainee, val_rows),
+        validation_steps=steps_per_epoch(val_rows, steps.batch_size),
         callbacks=callbacks,
         verbose=_verbosity(),
     )
