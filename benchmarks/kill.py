@@ -78,7 +78,7 @@ def run(folder: pathlib.Path, times: int, seed: int) -> Iterator[Trial]:
     for number in range(times):
         case = list(_CASES)[number % len(_CASES)]
         place = folder / str(number)
-        trial = _disturbed(generator, case, commands[case], place, *undisturbed[case])
+        trial = _disturbed(generator, case, commands[case], place, undisturbed[case])
         shutil.rmtree(place, ignore_errors=True)
         answer = "yes" if trial.is_same else "NO"
         print(f"{number + 1:8}  {case:<32}  {answer:<9}  {'; '.join(trial.kills)} {trial.problem}", flush=True)
@@ -102,40 +102,79 @@ def _random_weights(folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _undisturbed(folder: pathlib.Path, command: list[str]) -> tuple[str, float, float]:
-    """The fingerprint of its results, and the seconds until it writes its folder and until its end."""
+@dataclasses.dataclass(frozen=True)
+class Undisturbed:
+    """What a training does when nobody kills it.
+
+    Attributes:
+        result: fingerprint of what it ends with.
+        seconds: from its start to its end.
+        saves: checkpoints on the way, one a step.
+    """
+
+    result: str
+    seconds: float
+    saves: int
+
+
+def _undisturbed(folder: pathlib.Path, command: list[str]) -> Undisturbed:
     place = folder / "undisturbed"
     start = time.monotonic()
     with _started(command, place) as process:
-        while process.poll() is None and not (place / "config.json").exists():
-            time.sleep(0.01)
-        begun = time.monotonic() - start
+        saves = _watch(process, place, None)
     if process.returncode:
         raise UserError(f"The training must work undisturbed first. It ended with:\n{_log(place).read_text()}")
-    result = _fingerprint(place)
+    result = Undisturbed(_fingerprint(place), time.monotonic() - start, saves)
     shutil.rmtree(place)
-    return result, begun, time.monotonic() - start
+    return result
+
+
+def _watch(process: subprocess.Popen, place: pathlib.Path, most: int | None) -> int:
+    """Counts the checkpoints until there are `most` new ones or the process ends."""
+    saves, last = 0, _stamp(place)
+    while process.poll() is None and (most is None or saves < most):
+        now = _stamp(place)
+        saves, last = saves + (now != last), now
+        time.sleep(0.001)
+    return saves
+
+
+def _stamp(place: pathlib.Path) -> int:
+    try:
+        return (place / "checkpoint" / "state.npz").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _disturbed(
-    generator: random.Random, case: str, command: list[str], place: pathlib.Path, result: str, begun: float, end: float
+    generator: random.Random, case: str, command: list[str], place: pathlib.Path, expected: Undisturbed
 ) -> Trial:
     kills: list[str] = []
     while not (place / "test.json").exists():
-        is_last = len(kills) == _MOST_KILLS
-        wait = None if is_last else generator.uniform(0 if generator.random() < _ANYWHERE else begun, end)
         resume = ["--resume"] if (place / "config.json").exists() else []
         with _started([*command, *resume], place) as process:
-            try:
-                process.wait(wait)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            if len(kills) < _MOST_KILLS and _kill(generator, process, place, expected):
                 kills.append(_how_far(place))
                 continue
         if process.returncode:
             return Trial(case, tuple(kills), False, f"exit code {process.returncode}: {_log(place).read_text()[-500:]}")
-    return Trial(case, tuple(kills), _fingerprint(place) == result)
+    return Trial(case, tuple(kills), _fingerprint(place) == expected.result)
+
+
+def _kill(generator: random.Random, process: subprocess.Popen, place: pathlib.Path, expected: Undisturbed) -> bool:
+    """Kills at a random step and a random moment within it, or now and then anywhere; False when it came too late."""
+    if generator.random() < _ANYWHERE:
+        wait = generator.uniform(0, expected.seconds)
+    else:
+        _watch(process, place, generator.randrange(expected.saves))
+        wait = generator.uniform(0, 2 * expected.seconds / expected.saves)
+    try:
+        process.wait(wait)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    return False
 
 
 def _started(command: list[str], place: pathlib.Path) -> subprocess.Popen:
