@@ -91,7 +91,7 @@ def as_array(value: Any) -> np.ndarray:
     """Reads a tensor; raises BadFileError when it can't be read."""
     try:
         return np.asarray(value)
-    except OSError as problem:
+    except (OSError, RuntimeError, ValueError) as problem:
         raise BadFileError(f"it is damaged ({first_line(problem)})") from problem
 
 
@@ -113,7 +113,8 @@ def _from_hdf5(root: h5py.Group) -> Tensors:
             return _legacy(_child(root, "model_weights"))
         if "layers" in root or "vars" in root or "backbone" in root:
             return _current(root)
-    except (KeyError, OSError, RuntimeError) as problem:
+    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as problem:
+        # h5py answers damage inside the file with any of these.
         raise BadFileError(f"it is damaged ({first_line(problem)})") from problem
     raise BadFileError("it is an HDF5 file, but not one of Keras weights")
 
@@ -182,7 +183,7 @@ def _child(group: h5py.Group, path: str) -> Any:
 
 def _dataset(group: h5py.Group, path: str) -> h5py.Dataset:
     dataset = _child(group, path)
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f":
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.shape is None:
         raise BadFileError(f"{group.name}/{path} is not a tensor of floating-point numbers")
     if dataset.external or dataset.is_virtual:
         raise BadFileError(f"{dataset.name} keeps its numbers in another file, which is refused")

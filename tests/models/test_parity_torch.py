@@ -67,7 +67,7 @@ def test_lenet5():
                 layer.set_weights([kernel.reshape(layer.kernel.shape), module.bias.detach().numpy()])
     batch = pixels(4, 32, 1)
 
-    _close(np.asarray(model(batch, training=False)), torch_networks.logits(network, batch, (0.5,), (0.5,)))
+    _close(np.asarray(model(batch, training=False)), torch_networks.logits(network, batch, (20 / 255,), (200 / 255,)))
 
 
 def test_local_response_normalization_is_torchs_with_alpha_over_five():

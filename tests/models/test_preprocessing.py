@@ -23,6 +23,12 @@ def test_centred_maps_black_and_white_to_minus_one_and_one():
     np.testing.assert_array_equal(np.ravel(Preprocessing("centred")(grey)), [-1.0, 1.0])
 
 
+def test_lecun_maps_background_and_ink_as_the_paper_says():
+    grey = np.array([0, 255], "uint8").reshape(1, 1, 2, 1)
+
+    np.testing.assert_allclose(np.ravel(Preprocessing("lecun")(grey)), [-0.1, 1.175], rtol=1e-6)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_uint8_and_float_pixels_agree_in_float32_under_mixed_precision(mode):
     layer = Preprocessing(mode, dtype="mixed_bfloat16")
