@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import pytest
+
+from errors import UserError
+from tests.training.test_fit import config
+from training import examples, folder
+from training.examples import Examples
+from training.run import Run
+
+
+class Model:
+    """What a run's record asks of a model."""
+
+    def count_params(self) -> int:
+        return 7
+
+
+@pytest.fixture
+def gathered(picture_folder: pathlib.Path) -> Examples:
+    return examples.gather(config(picture_folder))
+
+
+def start(picture_folder: pathlib.Path, gathered: Examples, run_dir: pathlib.Path) -> Any:
+    wanted = config(picture_folder, run_dir=str(run_dir))
+    return folder.start(wanted, gathered, Model(), "python train.py", ["CPU"])  # type: ignore[arg-type]
+
+
+def test_a_new_run_says_what_it_is(picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path) -> None:
+    with start(picture_folder, gathered, tmp_path / "deep" / "run") as place:
+        run = Run.open(place)
+    assert run.class_names == ("lying", "upright")
+    assert len(run.splits()) == 40
+    details = run.details()
+    assert details["command"] == "python train.py" and details["parameters"] == 7 and details["devices"] == ["CPU"]
+    assert set(details["versions"]) >= {"python", "tensorflow", "keras", "numpy"}
+
+
+def test_a_folder_with_other_things_is_not_written_into(
+    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("all my work")
+    with pytest.raises(UserError, match="must be a new or an empty folder. .*thesis.txt"):
+        with start(picture_folder, gathered, tmp_path):
+            pass
+    assert (tmp_path / "thesis.txt").read_text() == "all my work"
+    assert "config.json" not in os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("left", [[], [".lock"], [".lock", "splits.csv"], [".lock", "splits.csv", "labels.txt"]])
+def test_what_a_killed_start_left_is_no_obstacle(
+    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path, left: list[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    for name in left:
+        (tmp_path / "run" / name).write_text("half")
+    with start(picture_folder, gathered, tmp_path / "run") as place:
+        assert len(Run.open(place).splits()) == 40
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_failed_start_leaves_no_half_made_run(
+    picture_folder: pathlib.Path,
+    gathered: Examples,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_new: bool,
+) -> None:
+    place = tmp_path / "run"
+    if not is_new:
+        place.mkdir()
+
+    def fail(path: str, value: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(folder, "write_json", fail)
+    with pytest.raises(UserError, match="the disk is full"), start(picture_folder, gathered, place):
+        pass
+    assert place.exists() != is_new
+    assert is_new or os.listdir(place) == []
+
+
+def test_two_processes_cannot_share_a_folder(
+    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
+) -> None:
+    """Locks of two open files exclude each other as those of two processes do."""
+    with start(picture_folder, gathered, tmp_path / "run") as place:
+        resumed = dataclasses.replace(Run.open(place).config, resume=True)
+        with pytest.raises(UserError, match="Another process is training in --run_dir"):
+            with folder.reopen(resumed, gathered):
+                pass
+    with folder.reopen(resumed, gathered) as again:
+        assert again == place
+
+
+def changed(gathered: Examples, how: str) -> Examples:
+    source = gathered.source
+    if how == "a picture more":
+        indices = [*range(len(source)), 0]
+        return dataclasses.replace(gathered, source=source.take(indices), parts=gathered.parts[indices])  # type: ignore[arg-type]
+    if how == "another part":
+        parts = gathered.parts.copy()
+        parts[0] = "unused"
+        return dataclasses.replace(gathered, parts=parts)
+    return dataclasses.replace(gathered, source=dataclasses.replace(source, labels=1 - source.labels))
+
+
+@pytest.mark.parametrize("how", ["a picture more", "another part", "other labels"])
+def test_a_resume_needs_the_same_pictures(
+    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path, how: str
+) -> None:
+    with start(picture_folder, gathered, tmp_path / "run") as place:
+        resumed = dataclasses.replace(Run.open(place).config, resume=True)
+    with pytest.raises(UserError, match="needs the pictures that .* was started with"):
+        with folder.reopen(resumed, changed(gathered, how)):
+            pass
+
+
+def test_a_finished_run_cannot_be_resumed(
+    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
+) -> None:
+    """And a checkpoint that a kill between the two last files has left goes."""
+    with start(picture_folder, gathered, tmp_path / "run") as place:
+        resumed = dataclasses.replace(Run.open(place).config, resume=True)
+    pathlib.Path(place, "test.json").write_text('{"accuracy": 1.0}')
+    pathlib.Path(place, "checkpoint").mkdir()
+    with pytest.raises(UserError, match="has finished; there is nothing to resume"):
+        with folder.reopen(resumed, gathered):
+            pass
+    assert not pathlib.Path(place, "checkpoint").exists()
