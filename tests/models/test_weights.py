@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pathlib
 import pickle
+import sys
 
 import h5py
 import keras
@@ -243,3 +244,10 @@ def test_a_declared_giant_is_refused_before_it_is_read(filled, tmp_path):
     path = _legacy(tmp_path / "giant.h5", filled.get_layer("backbone"))
     _replace_one_tensor(path, lambda g, name: g.create_dataset(name, (1 << 40,), "float32", chunks=(1 << 20,)))
     _refused(path, "layer conv1 has weights of shapes [(1099511627776,), (64,)]")
+
+
+def test_without_torch_a_state_dict_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"any")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"needs torch, which is not installed.*pip install torch.*--weights=PATH"):
+        weights.load(_model("resnet18"), "resnet18", str(tmp_path / "resnet18-f37072fd.pth"))
