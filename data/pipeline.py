@@ -35,13 +35,16 @@ class Table:
     """Rows that lie in memory, or in a file mapped into it: arrays with one row a picture.
 
     The first column is what the model sees, pixels or features; the second is the labels, or the targets themselves.
+    Of a table with several views, the rows of the second view follow those of the first, and so on; an epoch shows one
+    view of each picture, the next epoch the next one.
     """
 
     inputs: np.ndarray
     labels: Any
+    views: int = 1
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.inputs) // self.views
 
 
 Rows = Files | Table
@@ -67,6 +70,18 @@ class Share:
 
 
 WHOLE = Share()
+
+
+@dataclass(frozen=True)
+class View:
+    """One random look at every picture, which `number` and `seed` decide; the default is the picture as it is."""
+
+    level: str = "none"
+    seed: int = 0
+    number: int = 0
+
+
+AS_IT_IS = View()
 
 
 @dataclass(frozen=True)
@@ -106,8 +121,6 @@ def training_batches(
         share: which slices of each batch to make; where it is cut, the rows' counts come third.
     """
     per_epoch = steps_per_epoch(rows, steps.batch_size)
-    random_layers = layers(level)
-    count = num_draws(random_layers)
 
     def indices(place: Place) -> tf.Tensor:
         start, stop = _slice(place, steps.batch_size, len(rows), share)
@@ -116,14 +129,12 @@ def training_batches(
         return tf.random.experimental.index_shuffle(positions, seed, len(rows) - 1)
 
     def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
-        start, stop = _slice(place, steps.batch_size, len(rows), share)
-        if random_layers:
-            seed = tf.stack([tf.constant(steps.seed, tf.int64), place[0] * per_epoch + place[1]])
-            draws = tf.random.stateless_uniform((steps.batch_size, count), seed)
-            pixels = augment(pixels, random_layers, draws[start:stop])
+        bounds = _slice(place, steps.batch_size, len(rows), share)
+        pixels = look(pixels, steps.seed, place[0] * per_epoch + place[1], bounds)
         batch = pixels, targets(pixels, labels) if targets else labels
         return (*batch, *_counts(place, steps.batch_size, len(rows), share))
 
+    look = _augmentation(level, steps.batch_size)
     dataset = _places(steps, per_epoch, share)
     dataset = _fetch(rows, dataset, indices, _largest_slice(steps.batch_size, len(rows), share))
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
@@ -132,19 +143,22 @@ def training_batches(
 
 
 def ordered_batches(
-    rows: Rows, batch_size: int, targets: Targets | None = None, share: Share = WHOLE
+    rows: Rows, batch_size: int, targets: Targets | None = None, share: Share = WHOLE, view: View = AS_IT_IS
 ) -> tf.data.Dataset:
-    """Batches `(pixels, targets)` in the order of the rows, every row once, nothing random: for evaluation.
+    """Batches `(pixels, targets)` in the order of the rows, every row once; nothing random unless `view` says so.
 
     With `share` it makes slices of the batches, and the rows' counts come third, as in `training_batches`.
     """
     count = steps_per_epoch(rows, batch_size)
+    look = _augmentation(view.level, batch_size)
 
     def indices(place: Place) -> tf.Tensor:
         start, stop = _slice(place, batch_size, len(rows), share)
         return place[1] * batch_size + tf.range(start, stop)
 
     def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
+        bounds = _slice(place, batch_size, len(rows), share)
+        pixels = look(pixels, view.seed, view.number * count + place[1], bounds)
         batch = pixels, targets(pixels, labels) if targets else labels
         return (*batch, *_counts(place, batch_size, len(rows), share))
 
@@ -153,6 +167,20 @@ def ordered_batches(
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
     total = count * share.count
     return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
+
+
+def _augmentation(level: str, batch_size: int) -> Callable:
+    """A function of (pixels, seed, step, bounds) that gives each picture of a slice its own random view."""
+    random_layers = layers(level)
+    shape = (batch_size, num_draws(random_layers))
+
+    def look(pixels: tf.Tensor, seed: int, step: tf.Tensor, bounds: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        if not random_layers:
+            return pixels
+        draws = tf.random.stateless_uniform(shape, tf.stack([tf.constant(seed, tf.int64), step]))
+        return augment(pixels, random_layers, draws[bounds[0] : bounds[1]])
+
+    return look
 
 
 def _places(steps: Steps, per_epoch: int, share: Share) -> tf.data.Dataset:
@@ -200,7 +228,7 @@ def _fetch(rows: Rows, places: tf.data.Dataset, indices: Callable, largest: int)
         inputs, labels = tf.nest.map_structure(tf.convert_to_tensor, (rows.inputs, rows.labels))
 
     def gather(*place: tf.Tensor) -> tuple:
-        chosen = indices(place)
+        chosen = indices(place) + place[0] % rows.views * len(rows)
         row = lambda column: tf.gather(column, chosen)  # noqa: E731
         return row(inputs), tf.nest.map_structure(row, labels), place
 

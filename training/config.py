@@ -24,6 +24,7 @@ _RANGES = {
     "batch_size": (1, 65536),
     "epochs": (1, 100_000),
     "fine_tune_epochs": (0, 100_000),
+    "augmented_views": (0, 1000),
     "learning_rate": (0.0, 10.0),
     "fine_tune_learning_rate": (0.0, 10.0),
     "early_stopping": (0, 100_000),
@@ -69,6 +70,11 @@ class TrainConfig:
         "auto",
         "Where decoded pictures are kept between epochs. auto: memory, else disk, else nowhere, by size.",
         ("auto", "memory", "disk", "none"),
+    )
+    augmented_views: int = _flag(
+        0,
+        "With --freeze and --augment: compute the backbone for this many random views of each picture and train on "
+        "them in turn, instead of computing it in every epoch. 0: in every epoch.",
     )
     weights: str | None = _flag(
         None,
@@ -189,6 +195,12 @@ def _check_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
             "--freeze trains a new head on a backbone that has learnt something; random weights have not. Received: "
             f"--freeze with --weights={config.weights} for --model={config.model}. Pass --weights=imagenet or "
             "--weights=PATH, or leave out --freeze."
+        )
+    if config.augmented_views and not (config.freeze and config.augment != "none"):
+        raise UserError(
+            "--augmented_views keeps a frozen backbone's features of random views. Received: "
+            f"--augmented_views={config.augmented_views} with --augment={config.augment}"
+            f"{'' if config.freeze else ' and without --freeze'}. Pass --freeze and --augment=basic or full."
         )
     if config.fine_tune_epochs and not config.freeze:
         raise UserError(

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.files import cache_folder, make_folder, remove_left_over, replacing, reserve, write_text
-from data.pipeline import Files, Table, ordered_batches, steps_per_epoch
+from data.pipeline import AS_IT_IS, Files, Table, View, ordered_batches, steps_per_epoch
 from data.progress import progress
 from training.distribution import ALONE, Distribution
 from training.objective import Objective
@@ -58,6 +58,7 @@ def compute(
     batch_size: int,
     title: str,
     team: Distribution = ALONE,
+    views: Sequence[View] = (AS_IT_IS,),
 ) -> Table:
     """The features and targets of all pictures, from an earlier run where nothing that they depend on has changed.
 
@@ -69,37 +70,41 @@ def compute(
         batch_size: pictures at a time; the result doesn't depend on it beyond rounding.
         title: of the progress line.
         team: computes them together; each of its workers reads its share of the pictures and keeps all features.
+        views: looks at each picture, which become views of the table.
     """
     # Workers on one machine must not write to the same files.
     place = "features" if team.is_chief else f"features-of-worker-{team.worker}"
-    folder = os.path.join(cache_folder(), place, _key(front, files, digests, objective))
+    folder = os.path.join(cache_folder(), place, _key(front, files, digests, objective, views))
     if not team.all(_is_whole(folder)):
         shutil.rmtree(folder, ignore_errors=True)
         make_folder(os.path.dirname(folder))
         remove_left_over(os.path.dirname(folder))
-        shape = (len(files), *front.output_shape[1:])
+        shape = (len(files) * len(views), *front.output_shape[1:])
         batches = progress(
-            _forward(front, files, objective, batch_size, team), steps_per_epoch(files, batch_size), title
+            _forward(front, files, objective, batch_size, team, views),
+            steps_per_epoch(files, batch_size) * len(views),
+            title,
         )
         with replacing(folder) as beside:
             _fill(beside, shape, batches)
     targets = [np.load(path) for path in _target_paths(folder)]
     structure = objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64))
-    return Table(np.load(os.path.join(folder, _FEATURES), mmap_mode="r"), tf.nest.pack_sequence_as(structure, targets))
+    inputs = np.load(os.path.join(folder, _FEATURES), mmap_mode="r")
+    return Table(inputs, tf.nest.pack_sequence_as(structure, targets), len(views))
 
 
 def _is_fixed(layer: keras.layers.Layer) -> bool:
     return not layer.weights and not isinstance(layer, keras.layers.Dropout)
 
 
-def _key(front: keras.Model, files: Files, digests: list[str], objective: Objective) -> str:
+def _key(front: keras.Model, files: Files, digests: list[str], objective: Objective, views: Sequence[View]) -> str:
     """Names everything that the features depend on, so that a change of any of it asks for other features."""
     digest = hashlib.sha256()
     for variable in front.variables:
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     # The configuration holds preprocessing, strides and precision, which no weight shows.
     digest.update(json.dumps(front.get_config(), sort_keys=True, default=str).encode())
-    facts = (keras.__version__, tf.__version__, files.image_size, files.channels, objective, digests)
+    facts = (keras.__version__, tf.__version__, files.image_size, files.channels, objective, digests, views)
     digest.update(repr((*facts, files.source.labels.tolist())).encode())
     return digest.hexdigest()[:20]
 
@@ -123,21 +128,27 @@ def _fill(folder: str, shape: tuple[int, ...], batches: Iterable[tuple[Any, Any]
 
 
 def _forward(
-    front: keras.Model, files: Files, objective: Objective, batch_size: int, team: Distribution
+    front: keras.Model,
+    files: Files,
+    objective: Objective,
+    batch_size: int,
+    team: Distribution,
+    views: Sequence[View],
 ) -> Iterator[tuple[Any, Any]]:
     @tf.function(reduce_retracing=True)
     def step(pixels: tf.Tensor) -> tf.Tensor:
         return tf.cast(front(pixels, training=False), tf.float32)
 
-    if not team.is_single:
-        yield from _forward_together(step, files, objective, batch_size, team)
-        return
-    for pixels, targets in ordered_batches(files, batch_size, objective.targets):
-        yield step(pixels), targets
+    for view in views:
+        if not team.is_single:
+            yield from _forward_together(step, files, objective, batch_size, team, view)
+            continue
+        for pixels, targets in ordered_batches(files, batch_size, objective.targets, view=view):
+            yield step(pixels), targets
 
 
 def _forward_together(
-    step: Callable, files: Files, objective: Objective, batch_size: int, team: Distribution
+    step: Callable, files: Files, objective: Objective, batch_size: int, team: Distribution, view: View
 ) -> Iterator[tuple[Any, Any]]:
     """The same batches in every worker, though each computes its slices only."""
     labels = tf.constant(files.source.labels)
@@ -151,7 +162,7 @@ def _forward_together(
         return numbers, step(pixels), wanted
 
     compute_slices = tf.function(lambda slices: team.strategy.run(compute_slice, slices), reduce_retracing=True)
-    batches = iter(team.batches(lambda share: ordered_batches(numbered, batch_size, with_number, share)))
+    batches = iter(team.batches(lambda share: ordered_batches(numbered, batch_size, with_number, share, view)))
     for _ in range(steps_per_epoch(files, batch_size)):
         numbers, features, targets = tf.nest.map_structure(team.gather, compute_slices(next(batches)))
         # The slices come in no order to rely on, and those of a small last batch are all the same.

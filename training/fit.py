@@ -194,13 +194,14 @@ def _validation(job: Job, trainee: keras.Model, rows: Rows) -> Any:
 def _trainee_and_rows(job: Job, phase: Phase) -> tuple[keras.Model, Rows, Rows]:
     """The model to fit and what to fit it on: pixels, or features where a frozen backbone always gives the same."""
     (train_files, train_digests), (val_files, val_digests) = job.files("train"), job.files("val")
-    if not phase.is_frozen or job.config.augment != "none":
+    if not phase.is_frozen or (job.config.augment != "none" and not job.config.augmented_views):
         mode = job.config.cache
         return job.model, keep_decoded(train_files, train_digests, mode), keep_decoded(val_files, val_digests, mode)
     front, rest = features.cut(job.model)
     size = job.config.batch_size
     pass_on = functools.partial(features.compute, front, objective=job.objective, batch_size=size, team=job.team)
-    train_rows = pass_on(train_files, train_digests, title="features for training")
+    views = transfer.views(job.config)
+    train_rows = pass_on(train_files, train_digests, title="features for training", views=views)
     val_rows = pass_on(val_files, val_digests, title="features for validation")
     return rest, train_rows, val_rows
 

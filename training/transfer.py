@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import keras
 
+from data.pipeline import AS_IT_IS, View
 from models import freezing
 from training.config import TrainConfig
 
@@ -40,6 +41,12 @@ def phases(config: TrainConfig) -> list[Phase]:
         return [first]
     last_epoch = config.epochs + config.fine_tune_epochs
     return [first, Phase("fine_tune", config.epochs, last_epoch, config.fine_tune_learning_rate)]
+
+
+def views(config: TrainConfig) -> tuple[View, ...]:
+    """The looks at each training picture whose features a frozen backbone computes once: as it is, or random ones."""
+    numbers = range(config.augmented_views)
+    return tuple(View(config.augment, config.seed, number) for number in numbers) or (AS_IT_IS,)
 
 
 def optimizer(phase: Phase, schedule: str, steps_per_epoch: int) -> keras.optimizers.Optimizer:

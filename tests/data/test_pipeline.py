@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from data import folder
-from data.pipeline import Files, Steps, Table, ordered_batches, steps_per_epoch, training_batches
+from data.pipeline import Files, Steps, Table, View, ordered_batches, steps_per_epoch, training_batches
 
 ROWS = 23
 BATCH = 5
@@ -105,3 +105,21 @@ def test_the_length_is_known() -> None:
 
 def test_a_single_row() -> None:
     assert labels_of(training_batches(table(1), Steps(BATCH, 0, 0, 2))) == [[0], [0]]
+
+
+def test_each_view_is_another_look_and_always_the_same_one() -> None:
+    bright = Table(np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8), np.zeros(5, np.int64))
+    looks = [next(iter(ordered_batches(bright, 5, view=View("full", 1, number))))[0].numpy() for number in (0, 1, 0)]
+    np.testing.assert_array_equal(looks[0], looks[2])
+    assert np.abs(looks[0] - looks[1]).max() > 1
+
+
+def test_an_epoch_shows_one_view_of_each_row_and_the_next_epoch_the_next() -> None:
+    rows = Table(np.arange(3 * ROWS), np.tile(np.arange(ROWS), 3), views=3)
+    assert len(rows) == ROWS
+    batches = list(training_batches(rows, Steps(BATCH, 0, 0, 4)))
+    for epoch in range(4):
+        mine = batches[5 * epoch : 5 * epoch + 5]
+        inputs = np.concatenate([inputs for inputs, _ in mine])
+        np.testing.assert_array_equal(np.sort(inputs), np.arange(ROWS) + epoch % 3 * ROWS)
+        np.testing.assert_array_equal(inputs % ROWS, np.concatenate([labels for _, labels in mine]))

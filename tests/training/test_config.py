@@ -51,6 +51,7 @@ def test_defaults_follow_the_course(given: dict, wanted: dict) -> None:
         ({"model": "lenet5", "weights": "imagenet"}, "published weights: .*vgg16"),
         ({"weights": "missing.h5"}, "no such file"),
         ({"model": "lenet5", "freeze": True}, "--freeze trains a new head"),
+        ({"freeze": True, "augmented_views": 3}, "--augment=basic or full"),
         ({"fine_tune_epochs": 2}, "second phase after --freeze"),
         ({"model": "multitask", "loss_weights": "class=1"}, "--loss_weights must be class=WEIGHT,brightness=WEIGHT"),
         ({"loss_weights": "class:0.7"}, "NAME=WEIGHT pairs"),

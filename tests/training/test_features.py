@@ -8,7 +8,7 @@ import pytest
 
 import models
 from data import folder
-from data.pipeline import Files, Steps, ordered_batches, training_batches
+from data.pipeline import Files, Steps, View, ordered_batches, training_batches
 from models.freezing import freeze_backbone
 from training import features
 from training.objective import Objective
@@ -114,3 +114,16 @@ def test_a_damaged_cache_is_computed_again(files: Files, cache_of_its_own: pathl
     else:
         file.unlink()
     np.testing.assert_allclose(compute(front, files).inputs, wanted, atol=1e-6)
+
+
+def test_views_are_features_of_augmented_pictures(files: Files) -> None:
+    front, _ = features.cut(network())
+    plain = compute(front, files).inputs
+    views = tuple(View("full", 0, number) for number in range(2))
+    table = features.compute(front, files, digests(files), OBJECTIVE, 16, "features", views=views)
+    assert (len(table), table.views) == (len(files), 2)
+    first, second = np.split(np.asarray(table.inputs), 2)
+    assert np.abs(first - second).max() > 1e-3
+    wanted = next(iter(ordered_batches(files, 16, view=views[1])))[0]
+    np.testing.assert_allclose(second[:16], front(wanted, training=False), atol=1e-4)
+    assert np.abs(first - plain).mean() < 3 * np.abs(plain).mean()

@@ -95,10 +95,11 @@ def test_two_heads_report_their_own_metrics(picture_folder: pathlib.Path) -> Non
     assert metrics["loss"] == pytest.approx(0.7 * metrics["class_loss"] + 0.3 * metrics["brightness_loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("augment", ["none", "basic"])
-def test_transfer_in_two_phases(picture_folder: pathlib.Path, augment: str) -> None:
+@pytest.mark.parametrize(("augment", "views"), [("none", 0), ("basic", 0), ("full", 2)])
+def test_transfer_in_two_phases(picture_folder: pathlib.Path, augment: str, views: int) -> None:
     weights = pretrained(picture_folder.parent, "squeezenet", 48)
     settings = {"model": "squeezenet", "image_size": 48, "weights": weights, "freeze": True, "epochs": 2}
+    settings["augmented_views"] = views
     given = config(picture_folder, **settings, fine_tune_epochs=1, learning_rate=1e-3, augment=augment)
     run = train(given, command="")
     assert [row["phase"] for row in run.history()] == ["head", "head", "fine_tune"]
