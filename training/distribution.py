@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -267,7 +268,9 @@ def _cpus() -> list[str]:
     return [device.name for device in tf.config.list_logical_devices("CPU")]
 
 
+@functools.cache
 def _join(place: cluster.Place) -> Distribution:
+    """A process can join its cluster once only; later trainings in it go on in the same one."""
     keras_multi_worker.mend()
     os.environ["TF_CONFIG"] = place.as_config()
     seconds = cluster.wait_seconds()

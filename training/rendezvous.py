@@ -110,6 +110,7 @@ def _fail(place: Place, problem: str, guests: list[socket.socket]) -> None:
     for guest in guests:
         with contextlib.suppress(OSError):
             guest.sendall(json.dumps({"problem": problem}).encode() + b"\n")
+        guest.close()
     raise _error(place, problem)
 
 
