@@ -25,6 +25,7 @@ from errors import UserError, exits_with_message
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MOST_KILLS = 4
+_LONGEST_STEP_SECONDS = 0.2
 _ANYWHERE = 0.2  # Share of the kills that may also fall into the imports and the scan, where nothing is at stake.
 
 _COMMON = (
@@ -167,7 +168,7 @@ def _kill(generator: random.Random, process: subprocess.Popen, place: pathlib.Pa
         wait = generator.uniform(0, expected.seconds)
     else:
         _watch(process, place, generator.randrange(expected.saves))
-        wait = generator.uniform(0, 2 * expected.seconds / expected.saves)
+        wait = generator.uniform(0, _LONGEST_STEP_SECONDS)
     try:
         process.wait(wait)
     except subprocess.TimeoutExpired:

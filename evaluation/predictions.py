@@ -15,6 +15,7 @@ from scipy.special import expit, softmax
 from data.names import printable
 from data.progress import progress
 from errors import UserError
+from models import saved_models
 from training.objective import brightness
 from training.run import Part
 
@@ -131,7 +132,7 @@ def _load_signature(folder: str) -> Callable:
             f"--export must be a SavedModel that export.py has written, or a folder of its versions 1, 2, ... "
             f"Received: --export={folder}. Run export.py first."
         )
-    loaded = tf.saved_model.load(folder)
+    loaded = saved_models.load(folder)
     serve = loaded.signatures.get("serving_default")
     if serve is None or "image_bytes" not in serve.structured_input_signature[1]:
         raise UserError(f"The SavedModel in {folder} must take image_bytes in serving_default. Export the run again.")

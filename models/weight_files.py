@@ -24,6 +24,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 # Deeper nesting than any of our models has; hard links of a hostile file can form a circle.
 _MAX_DEPTH = 12
 _ZIP = b"PK\x03\x04"
+_LARGEST_SMALL_ARCHIVE, _LARGEST_RATIO = 1 << 25, 10
 
 
 class BadFileError(Exception):
@@ -71,6 +72,14 @@ def described(path: pathlib.Path) -> str:
     if "\ufffd" not in text[:-1]:
         return f'it is a text, not weights (it starts with "{words}")'
     return "its first bytes are of no format that is known here"
+
+
+def check_archive(path: pathlib.Path) -> None:
+    """Raises BadFileError for an archive that unpacks to far more than it is; Keras compresses nothing in its own."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > max(_LARGEST_SMALL_ARCHIVE, _LARGEST_RATIO * path.stat().st_size):
+        raise BadFileError(f"it would unpack to {unpacked:,} bytes, which no file of ours does")
 
 
 def first_line(problem: BaseException) -> str:
@@ -194,6 +203,7 @@ def _dataset(group: h5py.Group, path: str) -> h5py.Dataset:
 def _open_trained(path: pathlib.Path) -> Iterator[h5py.Group]:
     """The weights inside a `.keras` archive; its configuration, which could name code, is not looked at."""
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as member:
             with h5py.File(member, "r") as root:
                 yield root

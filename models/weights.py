@@ -65,6 +65,7 @@ def load_trained(path: str | pathlib.Path) -> keras.Model:
     try:
         if not zipfile.is_zipfile(path):
             raise BadFileError(weight_files.described(path) if path.is_file() else "there is no such file")
+        weight_files.check_archive(path)
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         for part in ("preprocessing", "backbone", "head"):
             model.get_layer(part)

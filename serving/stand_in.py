@@ -25,6 +25,7 @@ from absl import flags
 
 import errors
 from errors import UserError
+from models import saved_models
 from serving import wire
 from serving.publish import versions
 
@@ -82,7 +83,7 @@ def load(model_dir: str, name: str = "darkroom", before: Callable[[], None] = la
             f"--model_dir must hold versions that export.py has written, such as {model_dir}/1. Received: none. "
             "Run `python export.py --run=RUN` and pass --model_dir=RUN/export."
         )
-    return Served(name, found[-1], tf.saved_model.load(os.path.join(model_dir, str(found[-1]))), before)
+    return Served(name, found[-1], saved_models.load(os.path.join(model_dir, str(found[-1]))), before)
 
 
 @contextlib.contextmanager
