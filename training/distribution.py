@@ -114,16 +114,12 @@ class Distribution:
         if self.workers == 1:
             return value
         size = int(self.sum(np.array(len(value) if self.is_chief else 0, np.int64)))
+        if size == 0:
+            return b""
         content = np.zeros(size, np.int32)
         if self.is_chief:
             content[:] = np.frombuffer(value, np.uint8)
         return self.sum(content).astype(np.uint8).tobytes()
-
-    def arrays_from_chief(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """The chief's floating-point arrays, in every process; all must pass arrays of these shapes together."""
-        if self.workers == 1:
-            return arrays
-        return [self.sum(array if self.is_chief else np.zeros_like(array)) for array in arrays]
 
     def agree_on(self, what: str, value: bytes) -> None:
         """Checks that every process has the same `value`; all must call this together.
@@ -172,7 +168,7 @@ class Distribution:
             raise WorkerLostError(
                 f"Worker {self.worker} stops, for worker {silent or 'another'} has ended or can't be reached; its own "
                 "messages say why. Start all workers again, any number of them, with --resume to go on from the last "
-                f"checkpoint in --run_dir={run_dir}."
+                f"checkpoint in --run_dir={run_dir}. TensorFlow said: {str(error).splitlines()[0][:200]}"
             ) from error
 
 

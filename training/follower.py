@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from data.files import make_folder
+from training.callbacks import RunInterruptedError
 from training.config import TrainConfig
 from training.distribution import Distribution
 from training.examples import Examples
@@ -36,7 +37,11 @@ def set_apart(team: Distribution, config: TrainConfig) -> Iterator[TrainConfig]:
         if config.resume:
             _copy(config.run_dir or "", scratch)
         _wait_for_copies(team, config)
-        yield dataclasses.replace(config, run_dir=scratch)
+        try:
+            yield dataclasses.replace(config, run_dir=scratch)
+        except RunInterruptedError as error:
+            # Its message names the scratch folder.
+            raise RunInterruptedError(f"Worker {team.worker} stopped with worker 0.", error.exit_code - 128) from error
 
 
 def fingerprint(config: TrainConfig, gathered: Examples) -> bytes:
@@ -51,7 +56,7 @@ def fingerprint(config: TrainConfig, gathered: Examples) -> bytes:
 def _wait_for_copies(team: Distribution, config: TrainConfig) -> None:
     # The chief must not write a new state while the others still copy the old one.
     if config.resume:
-        team.from_chief(b"")
+        team.all(True)
 
 
 def _copy(source: str, destination: str) -> None:
