@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 import errors
+import startup
 
 if TYPE_CHECKING:
     from evaluation.assess import Assessment, Subject
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
     """Reads the flags, evaluates, prints the numbers, and says where the report is."""
     _check(argv[1:])
     # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
+    startup.load_tensorflow()
     from training.run import Run
 
     if _COMPARE.value:

@@ -13,6 +13,7 @@ from absl import flags
 
 import errors
 import models
+import startup
 
 if TYPE_CHECKING:
     from evaluation.prediction_rows import Row
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
     if not argv[1:]:
         raise errors.UserError("predict.py needs pictures or folders of them. Example: predict.py --run=RUN photos/.")
     # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
+    startup.load_tensorflow()
     from evaluation import prediction_rows
     from training.run import Run
 
