@@ -178,13 +178,19 @@ def build(name: str, num_classes: int, *, image_size: int | None = None, transfe
     image_size = spec.image_size if image_size is None else image_size
     if num_classes < 2:
         raise UserError(f"A classifier needs at least 2 classes. Received: {num_classes}")
+    check_image_size(name, image_size)
+    module, function = spec.builder.split(":")
+    return getattr(importlib.import_module(module), function)(spec, num_classes, image_size, transfer)
+
+
+def check_image_size(name: str, image_size: int) -> None:
+    """Raises `UserError` for pictures of which the strides of the network `name` would leave nothing."""
+    spec = find(name)
     if image_size < spec.min_image_size:
         raise UserError(
             f"--model={name} needs --image_size of at least {spec.min_image_size} px (default: {spec.image_size}). "
             f"Received: --image_size={image_size}"
         )
-    module, function = spec.builder.split(":")
-    return getattr(importlib.import_module(module), function)(spec, num_classes, image_size, transfer)
 
 
 def last_convolution(model: keras.Model) -> str | None:

@@ -136,6 +136,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
     _check_ranges(config)
     weights = config.weights if config.weights is not None else "imagenet" if spec.weights else "none"
     config = dataclasses.replace(config, weights=weights, image_size=config.image_size or spec.image_size)
+    models.check_image_size(config.model, config.image_size or 0)
     _check_fractions(config)
     _check_weights(config, spec)
     _check_loss_weights(config, spec)
