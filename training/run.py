@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -125,7 +126,7 @@ class Run:
         Raises:
             UserError: the data set can't be found any more, or lacks a picture of the part.
         """
-        source = sources.load(self.config.data, self.config.data_dir)
+        source = self._source
         places = {address: i for i, address in enumerate(source.addresses)}
         rows = [row for row in self.splits() if row.part == name]
         missing = [row.address for row in rows if row.address not in places]
@@ -138,6 +139,11 @@ class Run:
             )
         chosen = source.take(np.asarray([places[row.address] for row in rows], np.int64))
         return Part(chosen, self.config.image_size or 0, models.find(self.config.model).channels)
+
+    @functools.cached_property
+    def _source(self) -> Source:
+        """Read once, for a data set in memory takes seconds to read."""
+        return sources.load(self.config.data, self.config.data_dir)
 
     def history(self) -> list[dict[str, str]]:
         """A dict for each finished epoch, numbers as text."""
