@@ -67,7 +67,8 @@ def wait(processes: list[subprocess.Popen], grace_seconds: float) -> int:
         the exit code of the first that failed, 128 + N for one ended by signal N; 0 when none did.
     """
     first_failure, deadline = 0, float("inf")
-    while any(process.poll() is None for process in processes):
+    # A list, for `any` would look no further than the first that runs.
+    while None in [process.poll() for process in processes]:
         for worker, process in enumerate(processes):
             if process.returncode and not first_failure:
                 first_failure, deadline = process.returncode, time.monotonic() + grace_seconds

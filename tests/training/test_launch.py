@@ -161,7 +161,7 @@ class TestLaunch:
         assert self.wait("", "")[0] == 0
 
     def test_gives_the_code_of_the_first_failure(self) -> None:
-        assert self.wait("import time; time.sleep(8); raise SystemExit(4)", "raise SystemExit(3)")[0] == 3
+        assert self.wait("import time; time.sleep(5); raise SystemExit(4)", "raise SystemExit(3)")[0] == 3
 
     def test_gives_a_shells_code_for_a_signal(self) -> None:
         assert self.wait("import os; os.kill(os.getpid(), 9)", "")[0] == 128 + 9
