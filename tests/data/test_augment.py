@@ -31,7 +31,9 @@ def test_neutral_draws_change_nothing() -> None:
 
 
 def test_flip_is_the_mirror_image() -> None:
-    np.testing.assert_allclose(geometry(RandomGeometry(flips=True), picture(), flip=FLIPPED), picture()[:, :, ::-1], atol=1e-2)
+    np.testing.assert_allclose(
+        geometry(RandomGeometry(flips=True), picture(), flip=FLIPPED), picture()[:, :, ::-1], atol=1e-2
+    )
     np.testing.assert_allclose(geometry(RandomGeometry(), picture(), flip=FLIPPED), picture(), atol=1e-2)
 
 
