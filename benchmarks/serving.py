@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
         path = publish(lambda folder: export.save(model, folder, about), base)
         loaded = tf.saved_model.load(path)
         batch = (pictures * options.batch_size)[: options.batch_size]
-        print(f"{options.model}, {spec.image_size} px, batch {len(batch)}, in process (median of {_ROUNDS}):\n")
+        print(f"{options.model}, {spec.image_size} px, batch {len(batch)}, in process ({_ROUNDS} rounds):\n")
         print(table.render(in_process(model, loaded, batch, about), "table"), flush=True)
         print(f"\nOne request of one picture (median of {len(pictures)}):\n")
         print(table.render(request_sizes(pictures, about), "table"), flush=True)
@@ -87,7 +87,10 @@ def read_pictures(folder: str | None) -> list[bytes]:
 
 
 def in_process(model: keras.Model, loaded: Any, batch: Sequence[bytes], about: Metadata) -> list[table.Row]:
-    """Milliseconds of the bare model and of the exported graph, measured in turns so that all meet the same noise."""
+    """Time of the bare model and of the exported graph, measured in turns so that all meet the same noise.
+
+    CPU time counts all threads, and changes less than the clock's when other programs run beside.
+    """
     image_bytes = tf.constant(list(batch))
     pixels = tf.stack([decode(picture, about.image_size, about.channels) for picture in batch])
     floats = tf.cast(pixels, tf.float32)
@@ -98,19 +101,37 @@ def in_process(model: keras.Model, loaded: Any, batch: Sequence[bytes], about: M
         "signature serving_default, JPEG bytes": lambda: loaded.signatures["serving_default"](image_bytes=image_bytes),
         "model(x), eager": lambda: model(floats, training=False),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    return _compared(_timed(calls))
+
+
+def _timed(calls: dict[str, Callable[[], Any]]) -> dict[str, np.ndarray]:
+    """Seconds by the clock and of CPU time, an array (rounds, 2) for each call."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for round_ in range(_ROUNDS + 2):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             call()
             # The first two rounds trace, allocate and choose algorithms.
             if round_ >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
-    base = next(iter(medians.values()))
+                times[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def _compared(times: dict[str, np.ndarray]) -> list[table.Row]:
+    """A row a call, compared with the first one."""
+    wall = {name: values[:, 0] for name, values in times.items()}
+    cpu = {name: float(np.median(values[:, 1])) for name, values in times.items()}
+    first = next(iter(times))
     return [
-        {"call": name, "ms": 1000 * value, "pictures/s": len(batch) / value, "over bare %": 100 * (value / base - 1)}
-        for name, value in medians.items()
+        {
+            "call": name,
+            "best ms": 1000 * float(wall[name].min()),
+            "median ms": 1000 * float(np.median(wall[name])),
+            "over bare % (best)": 100 * float(wall[name].min() / wall[first].min() - 1),
+            "CPU ms": 1000 * cpu[name],
+            "over bare % (CPU)": 100 * (cpu[name] / cpu[first] - 1),
+        }
+        for name in times
     ]
 
 
