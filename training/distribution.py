@@ -245,8 +245,7 @@ def choose(config: TrainConfig) -> Distribution:
         )
     gpus = tf.config.list_logical_devices("GPU")
     if config.strategy == "mirrored" or (config.strategy == "auto" and len(gpus) > 1):
-        keras_multi_worker.mend()
-        return _checked(Distribution(tf.distribute.MirroredStrategy(None if gpus else _cpus())), config)
+        return _checked(_mirror(), config)
     return Distribution(tf.distribute.get_strategy())
 
 
@@ -260,8 +259,12 @@ def _checked(distribution: Distribution, config: TrainConfig) -> Distribution:
     return distribution
 
 
-def _cpus() -> list[str]:
-    return [device.name for device in tf.config.list_logical_devices("CPU")]
+@functools.cache
+def _mirror() -> Distribution:
+    """Once a process: TensorFlow 2.21 mistakes the sums of a second strategy for those of the first."""
+    keras_multi_worker.mend()
+    cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
+    return Distribution(tf.distribute.MirroredStrategy(None if tf.config.list_logical_devices("GPU") else cpus))
 
 
 @functools.cache

@@ -29,16 +29,21 @@ TOLERANCES = {
     "scratch": 1e-5,
     "two_heads": 1e-5,
     "phases": 1e-5,
-    "bfloat16": 2e-3,
+    # One picture more or less of the 179 for validation.
+    "bfloat16": 7e-3,
     "float16": 2e-3,
     "batch_norm": 1e-4,
 }
+
+# Two devices run the same code as four, which are tested with all of them, and two workers.
+MIRRORED = ("scratch", "two_heads", "batch_norm")
 
 
 def launch(folder: pathlib.Path, strategy: str, *, devices: int = 1, workers: int = 1) -> subprocess.Popen:
     cache = folder.with_name(f"{folder.name}-cache")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
-    command = ["tests/training/trainings.py", str(folder), strategy, str(devices)]
+    names = trainings.TRAININGS if workers != 1 or devices != 2 else MIRRORED
+    command = ["tests/training/trainings.py", str(folder), strategy, str(devices), *names]
     together = ["-m", "training.launch", f"--workers={workers}", "--"] if workers > 1 else []
     with open(f"{folder}.log", "wb") as log:
         return subprocess.Popen(
@@ -76,8 +81,10 @@ def largest_difference(first: Run, second: Run) -> float:
     return max(differences + [abs(metrics[name] - second.test_metrics()[name]) for name in metrics])
 
 
-@pytest.mark.parametrize("name", trainings.TRAININGS)
-@pytest.mark.parametrize("way", ["two devices", "two workers"])
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [*(("two devices", name) for name in MIRRORED), *(("two workers", name) for name in trainings.TRAININGS)],
+)
 def test_results_are_those_of_one_device(results: dict[str, pathlib.Path], way: str, name: str) -> None:
     one, other = (Run.open(str(results[each] / name)) for each in ("one", way))
     assert largest_difference(one, other) <= TOLERANCES[name]
