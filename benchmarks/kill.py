@@ -197,12 +197,21 @@ def _how_far(place: pathlib.Path) -> str:
 
 
 def _fingerprint(place: pathlib.Path) -> str:
-    """A hash of the best weights, of the history but for its seconds, and of the test metrics."""
+    """A hash of all arrays of the best model, of the history but for its seconds, and of the test metrics."""
+    import h5py
+
     from training.run import read_history
 
     digest = hashlib.sha256()
-    with zipfile.ZipFile(place / "model.keras") as archive:
-        digest.update(archive.read("model.weights.h5"))
+
+    def add(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            digest.update(f"{name} {item.shape} {item.dtype}".encode() + item[()].tobytes())
+
+    with zipfile.ZipFile(place / "model.keras") as archive, archive.open("model.weights.h5") as member:
+        # Its bytes also hold names such as adam_1, which count the optimisers that the process has made.
+        with h5py.File(member, "r") as file:
+            file.visititems(add)
     for row in read_history(str(place)):
         digest.update(repr([value for name, value in row.items() if name != "seconds"]).encode())
     digest.update((place / "test.json").read_bytes())
