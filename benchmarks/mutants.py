@@ -119,16 +119,14 @@ def _train(folder: str) -> str:
 def _predict(run: str, place: pathlib.Path) -> tuple[dict[str, dict[str, str]], float]:
     """The rows of `predict.py` by file name, and by how much its memory has grown in the second half."""
     command = [sys.executable, str(_ROOT / "predict.py"), f"--run={run}", "--format=csv", str(place)]
-    with (
-        tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen(command, stdout=said, stderr=subprocess.PIPE) as process,
-    ):
-        sizes = _watch(process)
+    # Not a pipe, which the decoders' complaints would fill.
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as told:
+        with subprocess.Popen(command, stdout=said, stderr=told) as process:
+            sizes = _watch(process)
+        for file in (said, told):
+            file.seek(0)
         if process.returncode not in (0, 1):
-            raise UserError(
-                f"predict.py ended with exit code {process.returncode}: {process.stderr.read().decode()[-2000:]}"
-            )  # type: ignore[union-attr]
-        said.seek(0)
+            raise UserError(f"predict.py ended with exit code {process.returncode}: {told.read()[-2000:]}")
         rows = {os.path.basename(row["picture"]): row for row in csv.DictReader(said)}
     warm = sizes[int(_WARM_SHARE * len(sizes)) :]
     tenth = max(1, len(warm) // 10)
