@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from data.gif import first_frame, is_gif
+
 # Rec. 601 luma, the weights that JPEG itself uses.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -55,13 +57,36 @@ def _decode_jpeg(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     )
 
 
+def is_png(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether the bytes, a string scalar, begin as a PNG does."""
+    return tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
+
+
+def is_bitmap(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether the bytes, a string scalar, begin as a BMP does."""
+    return tf.strings.substr(encoded, 0, 2) == b"BM"
+
+
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
-    is_bitmap = tf.strings.substr(encoded, 0, 2) == b"BM"
-    return tf.cond(
-        is_bitmap,
-        lambda: _to_rgb(tf.io.decode_bmp(encoded)),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    """By name, for `tf.io.decode_image` takes more formats with each release, which a server of last year lacks."""
+    return tf.case(
+        [
+            (is_gif(encoded), lambda: _decode_gif(encoded)),
+            (is_bitmap(encoded), lambda: _to_rgb(tf.io.decode_bmp(encoded))),
+        ],
+        default=lambda: _decode_png(encoded),
     )
+
+
+def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
+    _, _, end = first_frame(encoded)
+    return tf.io.decode_gif(tf.strings.substr(encoded, 0, end) + b";")[0]
+
+
+def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
+    known = tf.debugging.Assert(is_png(encoded), ["not a JPEG, PNG, GIF or BMP"])
+    with tf.control_dependencies([known]):
+        return tf.io.decode_png(encoded, channels=3)
 
 
 def _to_rgb(bitmap: tf.Tensor) -> tf.Tensor:

@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 import tensorflow as tf
 
+from data.decode import decode
 from data.header import LARGEST_PIXELS, Header, note_on_suffix, read_header
 from data.memory import Memory, stamp_of_bytes, stamp_of_file
 from data.names import printable, shortened
@@ -162,10 +163,13 @@ def _decode_fully(encoded: bytes) -> None:
     if encoded.startswith(b"\xff\xd8\xff"):
         # At an eighth of the size all of the compressed data is still read, in a third of the time.
         tf.io.decode_jpeg(encoded, channels=3, ratio=8)
-    elif encoded.startswith(b"BM"):
-        tf.io.decode_bmp(encoded)
     else:
-        tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        _decode_small(tf.constant(encoded))
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+def _decode_small(encoded: tf.Tensor) -> tf.Tensor:
+    return decode(encoded, image_size=8)
 
 
 def _inspect_one(source: Source, index: int) -> Inspection:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from data.decode import decode
+from data.decode import decode, is_bitmap, is_png
+from data.gif import first_frame, is_gif
 from data.scan import LARGEST_PIXELS
-from serving.gif import first_frame, is_gif
 
 NOT_A_PICTURE = "not a JPEG, PNG, GIF or BMP picture"
 DAMAGED = "damaged or cut off"
@@ -48,32 +48,30 @@ def _first_that_works(preferred: tf.data.Dataset, otherwise: tf.data.Dataset) ->
 
 
 def _decode_or_refuse(encoded: tf.Tensor, image_size: int, channels: int) -> tuple[tf.Tensor, tf.Tensor]:
-    readable, width, height, end = _header(encoded)
+    readable, width, height = _header(encoded)
     is_small = tf.cast(width, tf.int64) * tf.cast(height, tf.int64) <= LARGEST_PIXELS
-    trailer = tf.where(is_gif(encoded), b";", b"")
     pixels = tf.cond(
         readable & is_small,
-        lambda: decode(tf.strings.substr(encoded, 0, end) + trailer, image_size, channels),
+        lambda: decode(encoded, image_size, channels),
         lambda: tf.zeros((image_size, image_size, channels), tf.uint8),
     )
     return pixels, tf.where(readable, tf.where(is_small, "", TOO_LARGE), NOT_A_PICTURE)
 
 
-def _header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Whether the bytes begin as one of the four formats, width and height in px, and where to cut them off.
+def _header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Whether the bytes begin as one of the four formats, and width and height in px.
 
     TensorFlow's decoders allocate what a header asks for: a file of a kilobyte can ask for 12 gigabytes.
     """
-    length = tf.strings.length(encoded)
     zero = tf.zeros((), tf.int32)
     kinds = [
-        (tf.io.is_jpeg(encoded), lambda: (True, *_jpeg_size(encoded), length)),
-        (tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n", lambda: (True, *_png_size(encoded), length)),
-        (is_gif(encoded), lambda: (True, *first_frame(encoded))),
+        (tf.io.is_jpeg(encoded), lambda: (True, *_jpeg_size(encoded))),
+        (is_png(encoded), lambda: (True, *_png_size(encoded))),
+        (is_gif(encoded), lambda: (True, *first_frame(encoded)[:2])),
         # A BMP isn't compressed, so it can't ask for more than it brings; TensorFlow checks that.
-        (tf.strings.substr(encoded, 0, 2) == b"BM", lambda: (True, zero, zero, length)),
+        (is_bitmap(encoded), lambda: (True, zero, zero)),
     ]
-    return tf.case(kinds, default=lambda: (False, zero, zero, length), exclusive=False)
+    return tf.case(kinds, default=lambda: (False, zero, zero), exclusive=False)
 
 
 def _jpeg_size(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

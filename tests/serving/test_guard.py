@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data.decode import decode
-from serving.gif import first_frame
+from data.gif import first_frame
 from serving.guard import DAMAGED, NOT_A_PICTURE, TOO_LARGE, decode_batch
 from tests.conftest import encode, stripes
 
