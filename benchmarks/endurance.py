@@ -1,0 +1,87 @@
+"""Trains a small model for many epochs and watches memory and open files: `python -m benchmarks.endurance`.
+
+One table: resident memory and open files at five moments. The limits: memory within 5 %, not one file more.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import psutil
+from absl import app, flags
+
+from errors import UserError, exits_with_message
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_LARGEST_GROWTH = 0.05
+# By then TensorFlow has traced everything and every thread has had its first turn.
+_WARM_SHARE = 0.1
+
+
+def main(argv: list[str]) -> int:
+    """Prints the table; 1 when memory or open files have grown."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        place = os.path.join(folder, "run")
+        samples = _samples(place, flags.FLAGS.epochs)
+        _check(place, flags.FLAGS.epochs)
+    return report(samples, flags.FLAGS.epochs)
+
+
+def report(samples: list[tuple[int, int, int]], epochs: int) -> int:
+    """Prints (epoch, bytes of resident memory, open files) at five moments; 1 when the last exceed the first."""
+    warm = [sample for sample in samples if sample[0] >= _WARM_SHARE * epochs]
+    print(f"{'epoch':>6}{'memory, MB':>12}{'open files':>12}")
+    for i in range(5):
+        epoch, memory, files = warm[i * (len(warm) - 1) // 4]
+        print(f"{epoch:6}{memory / 1e6:12.1f}{files:12}")
+    fifth = max(1, len(warm) // 5)
+    first, last = (sum(memory for _, memory, _ in part) / len(part) for part in (warm[:fifth], warm[-fifth:]))
+    more = max(files for *_, files in warm[-fifth:]) - max(files for *_, files in warm[:fifth])
+    print(f"Growth: memory {last / first - 1:+.1%} (limit: {_LARGEST_GROWTH:+.0%}), open files {more:+} (limit: +0).")
+    return int(last / first - 1 > _LARGEST_GROWTH or more > 0)
+
+
+def _samples(place: str, epochs: int) -> list[tuple[int, int, int]]:
+    command = [sys.executable, str(_ROOT / "train.py"), "--model=lenet5", "--data=digits", "--image_size=32"]
+    command += ["--train_fraction=0.1", "--val_fraction=0.05", "--test_fraction=0.05", "--learning_rate=1e-4"]
+    command += [f"--epochs={epochs}", f"--run_dir={place}", "--checkpoint_minutes=0.05", "--augment=full"]
+    samples = []
+    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            try:
+                samples.append((_epoch(place), watched.memory_info().rss, watched.num_fds()))
+            except psutil.Error:
+                break
+            time.sleep(0.2)
+        if process.wait():
+            log.seek(0)
+            raise UserError(f"The training ended with exit code {process.returncode}: {log.read()[-2000:]}")
+    return samples
+
+
+def _epoch(place: str) -> int:
+    try:
+        with open(os.path.join(place, "history.csv"), encoding="utf-8") as file:
+            return sum(1 for _ in file) - 1
+    except OSError:
+        return 0
+
+
+def _check(place: str, epochs: int) -> None:
+    from training.run import read_history
+
+    numbers = [int(row["epoch"]) for row in read_history(place)]
+    if numbers != list(range(1, epochs + 1)) or not os.path.getsize(os.path.join(place, "curves.png")):
+        raise UserError(f"history.csv must have a row for each of {epochs} epochs. Received: {len(numbers)} rows.")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("epochs", 200, "Epochs to train, 20 or more.", lower_bound=20)
+    app.run(exits_with_message(main))
