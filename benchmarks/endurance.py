@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -41,10 +42,14 @@ def report(samples: list[tuple[int, int, int]], epochs: int) -> int:
         epoch, memory, files = warm[i * (len(warm) - 1) // 4]
         print(f"{epoch:6}{memory / 1e6:12.1f}{files:12}")
     fifth = max(1, len(warm) // 5)
-    first, last = (sum(memory for _, memory, _ in part) / len(part) for part in (warm[:fifth], warm[-fifth:]))
-    more = max(files for *_, files in warm[-fifth:]) - max(files for *_, files in warm[:fifth])
-    print(f"Growth: memory {last / first - 1:+.1%} (limit: {_LARGEST_GROWTH:+.0%}), open files {more:+} (limit: +0).")
-    return int(last / first - 1 > _LARGEST_GROWTH or more > 0)
+    # Medians, since a sample may fall into the writing of a checkpoint.
+    (memory, files), (last_memory, last_files) = (
+        [statistics.median_high(column) for column in list(zip(*part, strict=True))[1:]]
+        for part in (warm[:fifth], warm[-fifth:])
+    )
+    growth, more = last_memory / memory - 1, last_files - files
+    print(f"Growth: memory {growth:+.1%} (limit: {_LARGEST_GROWTH:+.0%}), open files {more:+} (limit: +0).")
+    return int(growth > _LARGEST_GROWTH or more > 0)
 
 
 def _samples(place: str, epochs: int) -> list[tuple[int, int, int]]:
@@ -63,7 +68,8 @@ def _samples(place: str, epochs: int) -> list[tuple[int, int, int]]:
         if process.wait():
             log.seek(0)
             raise UserError(f"The training ended with exit code {process.returncode}: {log.read()[-2000:]}")
-    return samples
+    # A process that is just ending has neither memory nor files any more.
+    return [sample for sample in samples if sample[1]]
 
 
 def _epoch(place: str) -> int:

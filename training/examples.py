@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import tensorflow as tf
 
 from data import load as sources
 from data import scan, split
 from data.names import printable
 from data.source import Source
+from errors import UserError
 from training.config import TrainConfig
+
+# What TensorFlow's messages hold when a decoder fails, and when a file does.
+_DECODING = re.compile("Decode(Jpeg|Image|Bmp|Png|Gif)|ExtractJpegShape|not a JPEG")
+_MISSING = re.compile(r"[^\s:]*/[^;\n]*; [\w ]+")
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,22 @@ class Examples:
         """The pictures of one part and their digests."""
         indices = np.flatnonzero(self.parts == name)
         return self.source.take(indices), [self.digests[i] for i in indices]
+
+
+@contextlib.contextmanager
+def unchanged(config: TrainConfig) -> Iterator[None]:
+    """Turns the failure to read a picture that the scan could read into a `UserError`."""
+    try:
+        yield
+    except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.InvalidArgumentError) as error:
+        if isinstance(error, tf.errors.InvalidArgumentError) and not _DECODING.search(error.message):
+            raise
+        missing = _MISSING.search(error.message)
+        raise UserError(
+            f"The pictures in --data={printable(config.data)} must stay as they are while a training reads them. "
+            f"Received: {missing[0] if missing else 'one that can no longer be decoded'}. Put them back and go on with "
+            "--resume, or pass --cache=memory or disk, which read each only once."
+        ) from error
 
 
 def gather(config: TrainConfig) -> Examples:

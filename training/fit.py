@@ -76,9 +76,10 @@ def _train(
     objective = Objective(len(gathered.source.class_names), spec.heads, config.parsed_loss_weights)
     with _folder(config, gathered, model, command, found) as run_dir:
         job = Job(config, run_dir, gathered, objective, model, team)
-        with team.strategy.scope():
-            seconds = _run_phases(job)
-        return finish(run_dir, objective, job.files("test")[0], config, seconds, team)
+        with examples.unchanged(config):
+            with team.strategy.scope():
+                seconds = _run_phases(job)
+            return finish(run_dir, objective, job.files("test")[0], config, seconds, team)
 
 
 def _build(config: TrainConfig, num_classes: int) -> keras.Model:

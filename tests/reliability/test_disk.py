@@ -22,8 +22,9 @@ from tests.reliability import children
 from tests.reliability.children import Fate
 from tests.reliability.conftest import TinyDisk
 from tests.reliability.test_kill import config
-from training import best, checkpoint
+from training import best, checkpoint, fit
 from training.checkpoint import Progress
+from training.config import resolved
 from training.curves import plot_curves
 from training.run import Run, write_history, write_json
 
@@ -141,3 +142,22 @@ def test_a_full_cache_is_said_before_anything_is_mapped(
     with pytest.raises(UserError, match="the disk is full.*point XDG_CACHE_HOME to another folder"):
         keep_decoded(Files(source, 64, 3), ["x"] * len(source), "disk")
     assert not list(disk.path.rglob("*.npy"))
+
+
+@pytest.mark.parametrize("how", ["deleted", "cut off", "emptied"])
+def test_a_picture_that_changes_while_it_is_needed(
+    picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """After the scan, and with nothing cached, so that training reads it again."""
+    wanted = config(picture_folder, "changing", model="lenet5", cache="none", deterministic=False)
+    begin = fit.start
+
+    def change(*arguments: object) -> object:
+        for picture in picture_folder.rglob("*.jpg"):
+            content = picture.read_bytes()
+            picture.unlink() if how == "deleted" else picture.write_bytes(content[:400] if how == "cut off" else b"")
+        return begin(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fit, "start", change)
+    with pytest.raises(UserError, match="must stay as they are while a training reads them. Received: .*--resume"):
+        fit.train(resolved(wanted), command="")

@@ -6,8 +6,6 @@ import json
 import os
 import pathlib
 import pickle
-import subprocess
-import sys
 import time
 import zipfile
 from typing import Any
@@ -20,8 +18,11 @@ import pytest
 import tensorflow as tf
 
 import models
+from benchmarks import mutants
 from errors import UserError
+from evaluation import prediction_rows
 from models import saved_models, weights
+from tests.data.test_scan import GOOD
 
 PRICE = 1 << 30  # Bytes that a hostile file may cost at most; it asks for many times more.
 
@@ -271,16 +272,14 @@ def test_damaged_saved_models(tmp_path: pathlib.Path, damage: str) -> None:
         saved_models.load(str(tmp_path / "1"))
 
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-@pytest.mark.slow
-def test_ten_thousand_mutated_pictures_through_predict(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.mutants", "--pictures=10000", f"--data={shared / 'data' / 'cat_dog'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+def test_mutated_pictures_get_a_label_or_an_error_each(tmp_path: pathlib.Path) -> None:
+    """Of all formats; `python -m benchmarks.mutants` gives ten thousand photographs to the real script."""
+    kinds = mutants.write(tmp_path / "mutants", [content for content, *_ in GOOD.values()], 400, seed=7)
+    paths = prediction_rows.find([str(tmp_path / "mutants")])
+    reader = prediction_rows.Reader(16, 3, ("cat", "dog"))
+    rows = list(reader.rows(paths, lambda pixels: {"probabilities": np.full((len(pixels), 2), 0.5)}, 32))
+    assert [os.path.basename(row.path) for row in rows] == list(kinds)
+    assert all(bool(row.answers) != bool(row.error) for row in rows)
+    untouched = [row.error for row, kind in zip(rows, kinds.values(), strict=True) if kind == "nothing"]
+    assert not any(untouched)
+    assert sum(bool(row.error) for row in rows) > 100
