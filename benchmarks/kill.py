@@ -190,6 +190,8 @@ def _log(place: pathlib.Path) -> pathlib.Path:
 def _how_far(place: pathlib.Path) -> str:
     from training.checkpoint import read_progress
 
+    if (place / "test.json").exists():
+        return "after the test"
     progress = read_progress(str(place))
     if progress is None:
         return "before the first checkpoint" if (place / "config.json").exists() else "before the run folder"

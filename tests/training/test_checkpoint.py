@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import math
 import pathlib
 import zipfile
@@ -29,6 +30,14 @@ def fitted(name: str, heads: tuple[str, ...] = ("class",), steps: int = 3) -> ke
     return model
 
 
+@pytest.fixture(scope="module")
+def small() -> keras.Model:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    model.fit(np.zeros((2, 2)), np.zeros((2, 1)), verbose=0)
+    return model
+
+
 def state(model: keras.Model) -> list[np.ndarray]:
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     return [np.asarray(variable) for variable in variables]
@@ -53,7 +62,7 @@ def test_every_variable_comes_back(name: str, heads: tuple[str, ...], tmp_path: 
 
 def test_the_network_alone_can_be_restored(tmp_path: pathlib.Path) -> None:
     """For the phase that follows the one in which the checkpoint was taken."""
-    model = fitted("bn_mlp")
+    model = fitted("bn_mlp", steps=1)
     checkpoint.save(str(tmp_path), Progress(), model, model)
     other = models.build("bn_mlp", 2, image_size=8)
     checkpoint.restore(str(tmp_path), other)
@@ -61,19 +70,17 @@ def test_the_network_alone_can_be_restored(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(np.asarray(restored), np.asarray(saved))
 
 
-def test_progress_comes_back_infinities_too(tmp_path: pathlib.Path) -> None:
-    model = fitted("bn_mlp", steps=1)
+def test_progress_comes_back_infinities_too(small: keras.Model, tmp_path: pathlib.Path) -> None:
     history = [{"epoch": 1, "phase": "head", "loss": 0.1 + 0.2}]
     progress = Progress(1, 4, 7, 12.5, history, 0.125, 3, math.inf, True)
-    checkpoint.save(str(tmp_path), progress, model, model)
+    checkpoint.save(str(tmp_path), progress, small, small)
     assert checkpoint.read_progress(str(tmp_path)) == progress
     assert checkpoint.read_progress(str(tmp_path / "nowhere")) is None
 
 
-def test_another_network_is_refused_and_nothing_changes(tmp_path: pathlib.Path) -> None:
-    model = fitted("bn_mlp")
-    checkpoint.save(str(tmp_path), Progress(), model, model)
-    other = fitted("plain_mlp")
+def test_another_network_is_refused_and_nothing_changes(small: keras.Model, tmp_path: pathlib.Path) -> None:
+    checkpoint.save(str(tmp_path), Progress(), small, small)
+    other = fitted("plain_mlp", steps=1)
     before = state(other)
     with pytest.raises(UserError, match="is of another network: .* doesn't fit"):
         checkpoint.restore(str(tmp_path), other, other)
@@ -82,9 +89,8 @@ def test_another_network_is_refused_and_nothing_changes(tmp_path: pathlib.Path) 
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "pickle"])
-def test_a_damaged_checkpoint_is_said(tmp_path: pathlib.Path, damage: str) -> None:
-    model = fitted("bn_mlp", steps=1)
-    checkpoint.save(str(tmp_path), Progress(), model, model)
+def test_a_damaged_checkpoint_is_said(small: keras.Model, tmp_path: pathlib.Path, damage: str) -> None:
+    checkpoint.save(str(tmp_path), Progress(), small, small)
     file = tmp_path / "checkpoint" / "state.npz"
     content = bytearray(file.read_bytes())
     if damage == "pickle":
@@ -98,20 +104,19 @@ def test_a_damaged_checkpoint_is_said(tmp_path: pathlib.Path, damage: str) -> No
 
 
 def _pickled() -> bytes:
-    import io
-
     file = io.BytesIO()
     np.save(file, np.asarray([{"code": "here"}], dtype=object), allow_pickle=True)
     return file.getvalue()
 
 
-def test_weights_that_are_no_numbers_are_not_written(tmp_path: pathlib.Path) -> None:
-    model = fitted("bn_mlp", steps=1)
-    checkpoint.save(str(tmp_path), Progress(epoch=1), model, model)
-    variable = model.trainable_variables[0]
+def test_weights_that_are_no_numbers_are_not_written(small: keras.Model, tmp_path: pathlib.Path) -> None:
+    checkpoint.save(str(tmp_path), Progress(epoch=1), small, small)
+    variable = small.trainable_variables[0]
+    good = variable.numpy()
     variable.assign(np.full(variable.shape, np.inf))
     with pytest.raises(NotFiniteError):
-        checkpoint.save(str(tmp_path), Progress(epoch=2), model, model)
+        checkpoint.save(str(tmp_path), Progress(epoch=2), small, small)
+    variable.assign(good)
     kept = checkpoint.read_progress(str(tmp_path))
     assert kept and kept.epoch == 1
 
