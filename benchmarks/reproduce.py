@@ -152,8 +152,8 @@ def _write(outcomes: list[Outcome]) -> None:
         f"Scale: `{scale}`"
         + (" (fewer epochs or pictures than the recipe says where the command shows it)." if scale == "quick" else "."),
         f"Hardware: {_hardware()}. Date: {time.strftime('%Y-%m-%d')}.",
-        "Written by `python -m benchmarks.reproduce`. The test part is the same for every seed; the interval is Wilson's",
-        "for the mean accuracy on its pictures, 95 %. MNIST: its own 10,000; cats and dogs: 240 of 2,400.",
+        "Written by `python -m benchmarks.reproduce`. All seeds share the test part; the interval is Wilson's",
+        "95 % interval for the mean accuracy on its pictures. MNIST: its own 10,000; cats and dogs: 240 of 2,400.",
         "",
         "| recipe | command | seeds | test accuracy | 95 % interval | seconds an epoch |",
         "| --- | --- | --- | --- | --- | --- |",
