@@ -101,6 +101,17 @@ def test_four_give_the_results_of_one(results: dict[str, pathlib.Path], way: dic
         assert largest_difference(one, other) <= TOLERANCES[name], name
 
 
+@pytest.mark.slow
+def test_workers_skip_a_step_together() -> None:
+    # Without the mending the worker with finite gradients waits forever.
+    command = [sys.executable, "-m", "training.launch", "--workers=2", "--", "tests/training/overflowing.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    # Halved in each of the five steps.
+    assert result.stdout.split() == ["scale", "1024.0"] * 2
+
+
 def test_only_the_chief_prints(results: dict[str, pathlib.Path]) -> None:
     log = pathlib.Path(f"{results['two workers']}.log").read_text()
     assert log.count("Devices: CPU in each of 2 workers") == len(TWO_WORKERS)
