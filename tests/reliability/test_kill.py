@@ -56,11 +56,12 @@ def from_scratch(pictures: pathlib.Path, cache: None) -> Case:
 
 @pytest.fixture(scope="module")
 def two_phases(pictures: pathlib.Path, cache: None) -> Case:
-    """A head on stored features, then everything."""
+    """A head on stored features of random views, then everything; both with a step size that falls."""
     keras.utils.set_random_seed(1)
     path = str(pictures.parent / "lenet5.weights.h5")
     models.build("lenet5", 2, image_size=32).save_weights(path)
     given = {"weights": path, "freeze": True, "fine_tune_epochs": 2, "fine_tune_learning_rate": 1e-3}
+    given |= {"learning_rate_schedule": "cosine", "augment": "basic", "augmented_views": 2}
     return undisturbed(config(pictures, "phases", model="lenet5", early_stopping=1, epochs=3, **given))
 
 
@@ -101,16 +102,16 @@ def _compare(case: Case, run: Run) -> None:
     assert not [name for name in left if name.startswith(".part-") or name == "checkpoint"], left
 
 
-@pytest.mark.parametrize("attempt", range(2))
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))])
 def test_killed_between_files(two_phases: Case, attempt: int) -> None:
     events = random.Random(attempt).sample(range(1, two_phases.events), 2)
     finish(two_phases, f"file{attempt}", [Fate(kill_at_event=event) for event in events])
 
 
-@pytest.mark.parametrize("attempt", range(2))
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))])
 def test_killed_at_any_moment(from_scratch: Case, attempt: int) -> None:
     generator = random.Random(100 + attempt)
-    fates = [Fate(kill_after_seconds=generator.uniform(0, 1.5)) for _ in range(2)]
+    fates = [Fate(kill_after_seconds=generator.uniform(0, 1.5)) for _ in range(1 + attempt)]
     finish(from_scratch, f"moment{attempt}", fates)
 
 
