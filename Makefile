@@ -3,8 +3,8 @@
 # make lint    ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
-# torch is only there to compare networks with; `make test EXTRAS=test,serving,onnx` goes without its download.
-EXTRAS ?= test,serving,onnx,torch
+# torch is only there to compare networks with; `make test EXTRAS=test,serving` goes without its download.
+EXTRAS ?= test,serving,onnx,tensorboard,torch
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin

@@ -173,3 +173,9 @@ def test_validation_batches_are_those_of_evaluation(picture_folder: pathlib.Path
 
     wanted = np.concatenate([pixels for pixels, _ in ordered_batches(Files(part.source, 32, 1), 8)])
     np.testing.assert_array_equal(np.concatenate(list(part.pixels(3))), wanted)
+
+
+def test_tensorboard_logs_lie_in_the_run_folder(picture_folder: pathlib.Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = train(config(picture_folder, epochs=1, tensorboard=True), command="")
+    assert list(pathlib.Path(run.path, "tensorboard", "all").glob("*/events.out.*"))
