@@ -148,7 +148,7 @@ class Checkpointer(keras.callbacks.Callback):
         steps_per_epoch: steps of a full epoch.
         minutes: between two checkpoints; 0 for one after every step.
         guard: says what to raise when the weights are no numbers any more.
-        agree: see `training.distribution.Agreement`.
+        agree: see `training.agreement.Agreement`.
         resumes: whether to restore the last checkpoint before the first step.
         saves_at_end: whether to save when the phase has finished, because another one follows.
     """

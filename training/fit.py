@@ -18,11 +18,12 @@ from data.cache import keep_decoded
 from data.pipeline import Files, Rows, Steps, ordered_batches, steps_per_epoch, training_batches
 from models import weights
 from training import best, checkpoint, devices, distribution, examples, features, follower, transfer
+from training.agreement import Agreement
 from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
 from training.config import TrainConfig
 from training.curves import plot_curves
-from training.distribution import Agreement, Distribution
+from training.distribution import Distribution
 from training.examples import Examples
 from training.folder import finish, reopen, start
 from training.objective import Objective

@@ -16,8 +16,9 @@ import tensorflow as tf
 from errors import UserError
 from tests.training import trainings
 from training import distribution, follower, keras_multi_worker
+from training.agreement import Agreement
 from training.config import TrainConfig
-from training.distribution import ALONE, Agreement, Distribution, WorkerLostError
+from training.distribution import ALONE, Distribution, WorkerLostError
 from training.run import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
