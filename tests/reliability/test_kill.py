@@ -78,9 +78,10 @@ def finish(case: Case, name: str, fates: list[Fate]) -> None:
     for fate in fates:
         code, log = children.train(_as_resumed(wanted), fate)
         assert code in (0, -signal.SIGKILL), log
-    if not os.path.exists(os.path.join(wanted.run_dir or "", "test.json")):
-        code, log = children.train(_as_resumed(wanted))
-        assert code == 0, log
+    is_finished = os.path.exists(os.path.join(wanted.run_dir or "", "test.json"))
+    code, log = children.train(_as_resumed(wanted))
+    # Killed after its last file, a run has nothing left to do but to remove its checkpoint.
+    assert code == (2 if is_finished else 0) and ("has finished" in log) == is_finished, log
     _compare(case, Run.open(wanted.run_dir or ""))
 
 
@@ -116,7 +117,12 @@ def test_killed_at_any_moment(from_scratch: Case, attempt: int) -> None:
 
 
 @pytest.mark.slow
+def test_killed_after_the_last_file(two_phases: Case) -> None:
+    finish(two_phases, "last", [Fate(kill_at_event=two_phases.events)])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_killed_before_and_after_every_file(two_phases: Case, part: int) -> None:
-    for event in range(1 + part, two_phases.events + 1, 4):
+    for event in range(1 + part, two_phases.events, 4):
         finish(two_phases, f"every{event}", [Fate(kill_at_event=event)])

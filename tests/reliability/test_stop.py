@@ -77,7 +77,10 @@ def test_ctrl_c_before_the_first_step_is_one_line(pictures: pathlib.Path, tmp_pa
     with open(log, "w") as file, _started(flags, file) as process:
         _wait_for(lambda: "Devices" in log.read_text())
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130, log.read_text()
+        try:
+            assert process.wait(60) == 130, log.read_text()
+        finally:
+            process.kill()
     assert log.read_text().endswith("Stopped by Ctrl-C.\n")
     assert not (tmp_path / "run" / "config.json").exists()
 
