@@ -120,26 +120,7 @@ def training_batches(
         targets: makes the targets from `(pixels, labels)` after augmentation; None gives the labels themselves.
         share: which slices of each batch to make; where it is cut, the rows' counts come third.
     """
-    per_epoch = steps_per_epoch(rows, steps.batch_size)
-
-    def indices(place: Place) -> tf.Tensor:
-        start, stop = _slice(place, steps.batch_size, len(rows), share)
-        seed = tf.stack([tf.constant(steps.seed, tf.int64), place[0]])
-        positions = place[1] * steps.batch_size + tf.range(start, stop)
-        return tf.random.experimental.index_shuffle(positions, seed, len(rows) - 1)
-
-    def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
-        bounds = _slice(place, steps.batch_size, len(rows), share)
-        pixels = look(pixels, steps.seed, place[0] * per_epoch + place[1], bounds)
-        batch = pixels, targets(pixels, labels) if targets else labels
-        return (*batch, *_counts(place, steps.batch_size, len(rows), share))
-
-    look = _augmentation(level, steps.batch_size)
-    dataset = _places(steps, per_epoch, share)
-    dataset = _fetch(rows, dataset, indices, _largest_slice(steps.batch_size, len(rows), share))
-    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
-    total = ((steps.last_epoch - steps.first_epoch) * per_epoch - steps.first_step) * share.count
-    return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
+    return _batches(rows, steps, level, targets, share, shuffled=True)
 
 
 def ordered_batches(
@@ -149,35 +130,46 @@ def ordered_batches(
 
     With `share` it makes slices of the batches, and the rows' counts come third, as in `training_batches`.
     """
-    count = steps_per_epoch(rows, batch_size)
-    look = _augmentation(view.level, batch_size)
+    one_pass = Steps(batch_size, view.seed, view.number, view.number + 1)
+    return _batches(rows, one_pass, view.level, targets, share, shuffled=False)
+
+
+def _batches(
+    rows: Rows, steps: Steps, level: str, targets: Targets | None, share: Share, *, shuffled: bool
+) -> tf.data.Dataset:
+    per_epoch = steps_per_epoch(rows, steps.batch_size)
+    look = _augmentation(level, steps, per_epoch)
 
     def indices(place: Place) -> tf.Tensor:
-        start, stop = _slice(place, batch_size, len(rows), share)
-        return place[1] * batch_size + tf.range(start, stop)
+        start, stop = _slice(place, steps.batch_size, len(rows), share)
+        positions = place[1] * steps.batch_size + tf.range(start, stop)
+        if not shuffled:
+            return positions
+        seed = tf.stack([tf.constant(steps.seed, tf.int64), place[0]])
+        return tf.random.experimental.index_shuffle(positions, seed, len(rows) - 1)
 
     def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
-        bounds = _slice(place, batch_size, len(rows), share)
-        pixels = look(pixels, view.seed, view.number * count + place[1], bounds)
+        pixels = look(pixels, place, _slice(place, steps.batch_size, len(rows), share))
         batch = pixels, targets(pixels, labels) if targets else labels
-        return (*batch, *_counts(place, batch_size, len(rows), share))
+        return (*batch, *_counts(place, steps.batch_size, len(rows), share))
 
-    one_pass = Steps(batch_size, seed=0, first_epoch=0, last_epoch=1)
-    dataset = _fetch(rows, _places(one_pass, count, share), indices, _largest_slice(batch_size, len(rows), share))
+    dataset = _places(steps, per_epoch, share)
+    dataset = _fetch(rows, dataset, indices, _largest_slice(steps.batch_size, len(rows), share))
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
-    total = count * share.count
+    total = ((steps.last_epoch - steps.first_epoch) * per_epoch - steps.first_step) * share.count
     return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
 
 
-def _augmentation(level: str, batch_size: int) -> Callable:
-    """A function of (pixels, seed, step, bounds) that gives each picture of a slice its own random view."""
+def _augmentation(level: str, steps: Steps, per_epoch: int) -> Callable:
+    """A function of (pixels, place, bounds) that gives each picture of a slice its own random view."""
     random_layers = layers(level)
-    shape = (batch_size, num_draws(random_layers))
+    shape = (steps.batch_size, num_draws(random_layers))
 
-    def look(pixels: tf.Tensor, seed: int, step: tf.Tensor, bounds: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    def look(pixels: tf.Tensor, place: Place, bounds: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         if not random_layers:
             return pixels
-        draws = tf.random.stateless_uniform(shape, tf.stack([tf.constant(seed, tf.int64), step]))
+        seed = tf.stack([tf.constant(steps.seed, tf.int64), place[0] * per_epoch + place[1]])
+        draws = tf.random.stateless_uniform(shape, seed)
         return augment(pixels, random_layers, draws[bounds[0] : bounds[1]])
 
     return look

@@ -47,6 +47,12 @@ class Job:
         source, digests = self.examples.part(part)
         return Files(source, self.config.image_size or 0, models.find(self.config.model).channels), digests
 
+    @functools.cached_property
+    def decoded(self) -> tuple[Rows, Rows]:
+        """The pictures to train and to validate on, decoded once for all phases."""
+        train, val = (keep_decoded(*self.files(part), self.config.cache) for part in ("train", "val"))
+        return train, val
+
 
 def train(config: TrainConfig, command: str) -> Run:
     """Trains what `config` says and gives the finished run.
@@ -195,10 +201,9 @@ def _validation(job: Job, trainee: keras.Model, rows: Rows) -> Any:
 
 def _trainee_and_rows(job: Job, phase: Phase) -> tuple[keras.Model, Rows, Rows]:
     """The model to fit and what to fit it on: pixels, or features where a frozen backbone always gives the same."""
-    (train_files, train_digests), (val_files, val_digests) = job.files("train"), job.files("val")
     if not phase.is_frozen or (job.config.augment != "none" and not job.config.augmented_views):
-        mode = job.config.cache
-        return job.model, keep_decoded(train_files, train_digests, mode), keep_decoded(val_files, val_digests, mode)
+        return job.model, *job.decoded
+    (train_files, train_digests), (val_files, val_digests) = job.files("train"), job.files("val")
     front, rest = features.cut(job.model)
     size = job.config.batch_size
     pass_on = functools.partial(features.compute, front, objective=job.objective, batch_size=size, team=job.team)
