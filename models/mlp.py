@@ -10,7 +10,7 @@ from keras import layers
 from models import ModelSpec, heads
 from models.assembly import compose
 from models.freezing import batch_normalization
-from models.preprocessing import Preprocessing
+from models.subclassed import ThreePartModel
 
 MNIST_UNITS = (512, 256, 128, 32)
 CAT_DOG_UNITS = (1024, 512, 128, 32, 8, 3)
@@ -42,59 +42,28 @@ def bn_mlp(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) -
 
 
 @keras.saving.register_keras_serializable(package="darkroom")
-class BatchNormMLP(keras.Model):
-    """Dense layers without bias, each followed by BatchNorm and ReLU, written as a subclassed model.
+class BatchNormMLP(ThreePartModel):
+    """Dense layers without bias, each followed by BatchNorm and ReLU, then logits; written as a subclassed model.
 
     BatchNorm's beta takes the place of the bias. Momentum 0.9: with Keras's 0.99 the statistics lag for epochs on a
-    few thousand pictures. Epsilon 1e-3, Keras's. Takes (batch, height, width, channels) in 0-255, gives logits.
-
-    Args:
-        input_size: height, width and channels of a picture.
-        units: of the hidden layers.
-        num_classes: at least 2.
-        preprocessing: a key of `models.preprocessing.MODES`.
-        transfer: whether BatchNorm keeps its statistics for ever.
-        frozen: whether the backbone is, see `models.freezing`.
+    few thousand pictures. Epsilon 1e-3, Keras's. The arguments are those of `ThreePartModel`.
     """
 
-    def __init__(
-        self,
-        input_size: tuple[int, int, int],
-        units: tuple[int, ...],
-        num_classes: int,
-        preprocessing: str = "centred",
-        transfer: bool = False,
-        frozen: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """See the class."""
-        # Keras would round pixels to bfloat16 before `preprocessing` sees them.
-        super().__init__(**{**kwargs, "autocast": False})
-        self._arguments = {
-            "input_size": tuple(input_size),
-            "units": tuple(units),
-            "num_classes": num_classes,
-            "preprocessing": preprocessing,
-            "transfer": transfer,
-        }
-        self.preprocessing = Preprocessing(preprocessing, name="preprocessing")
-        self.backbone = _batch_norm_backbone(input_size, units, transfer, self.dtype_policy)
-        self.head = heads.linear(self.backbone, num_classes)
-        self.backbone.trainable = not frozen
-        self.build((None, *input_size))
+    def make_backbone(self, input_size: tuple[int, int, int], units: tuple[int, ...], transfer: bool) -> keras.Model:
+        """Flattened pixels through dense layers with BatchNorm and ReLU."""
+        dtype = self.dtype_policy
+        stack: list[keras.layers.Layer] = [layers.Flatten(name="flatten", dtype=dtype)]
+        for i, width in enumerate(units, start=1):
+            stack += [
+                layers.Dense(width, use_bias=False, kernel_initializer="he_normal", name=f"hidden{i}", dtype=dtype),
+                batch_normalization(transfer, momentum=0.9, name=f"hidden{i}_bn", dtype=dtype),
+                layers.ReLU(name=f"hidden{i}_relu", dtype=dtype),
+            ]
+        return keras.Sequential([keras.Input(tuple(input_size), name="preprocessed"), *stack], name="backbone")
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """The parts have their weights since the constructor; this only says so."""
-        self.built = True
-
-    def call(self, pixels: Any, training: bool | None = None) -> Any:
-        """Pixels (batch, height, width, channels) in 0-255 -> float32 logits."""
-        features = self.backbone(self.preprocessing(pixels), training=training)
-        return self.head(features, training=training)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return {**super().get_config(), **self._arguments, "frozen": not self.backbone.trainable}
+    def make_head(self, num_classes: int) -> keras.Model:
+        """One dense layer of logits."""
+        return heads.linear(self.backbone, num_classes)
 
 
 def backbone(image_size: int, channels: int, units: tuple[int, ...], dtype: Any = None) -> keras.Model:
@@ -104,16 +73,3 @@ def backbone(image_size: int, channels: int, units: tuple[int, ...], dtype: Any 
     for i, width in enumerate(units, start=1):
         x = layers.Dense(width, activation="relu", kernel_initializer="he_normal", name=f"hidden{i}", dtype=dtype)(x)
     return keras.Model(inputs, x, name="backbone")
-
-
-def _batch_norm_backbone(
-    input_size: tuple[int, int, int], units: tuple[int, ...], transfer: bool, dtype: Any
-) -> keras.Model:
-    stack: list[keras.layers.Layer] = [layers.Flatten(name="flatten", dtype=dtype)]
-    for i, width in enumerate(units, start=1):
-        stack += [
-            layers.Dense(width, use_bias=False, kernel_initializer="he_normal", name=f"hidden{i}", dtype=dtype),
-            batch_normalization(transfer, momentum=0.9, name=f"hidden{i}_bn", dtype=dtype),
-            layers.ReLU(name=f"hidden{i}_relu", dtype=dtype),
-        ]
-    return keras.Sequential([keras.Input(tuple(input_size), name="preprocessed"), *stack], name="backbone")
