@@ -31,8 +31,18 @@ class MultiTaskNet(ThreePartModel):
         return mlp.backbone(input_size[0], input_size[-1], units, dtype=self.dtype_policy)
 
     def make_head(self, num_classes: int) -> keras.Model:
-        """Features to a dict of both heads' values, by name."""
+        """Features to a dict of both heads' values, by name.
+
+        The brightness begins as 0.5 for every picture, from weights of 0. Random ones would begin with a spread of
+        0.7 logits between pictures, where their brightness has 0.4, and the class loss, 20 times steeper, would wear
+        the trunk out before that is unlearnt: on pictures of noise with 192 to train on, the mean error came to 0.04
+        to 0.12 instead of 0.02.
+        """
         features = keras.Input(self.backbone.output_shape[1:], name="features")
         logits = layers.Dense(num_logits(num_classes), name="class_logits", dtype="float32")(features)
-        brightness = layers.Dense(1, activation="sigmoid", name="brightness", dtype="float32")(features)
+        brightness = _brightness()(features)
         return keras.Model(features, {"class": logits, "brightness": brightness}, name="head")
+
+
+def _brightness() -> layers.Layer:
+    return layers.Dense(1, activation="sigmoid", kernel_initializer="zeros", name="brightness", dtype="float32")
