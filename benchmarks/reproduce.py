@@ -3,25 +3,24 @@
 `python -m benchmarks.reproduce --scale=quick --cat_dog=cat_dog/ --data_dir=DIR --squeezenet=FILE.h5`
 
 A failing recipe doesn't stop the others, and a second call goes on where the first was stopped: finished runs are kept,
-an interrupted one is resumed from its checkpoint.
+an interrupted one is resumed from its checkpoint. The table keeps the rows of recipes that weren't run now.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from absl import flags
 
 import errors
+from benchmarks import recipe_table
+from benchmarks.recipe_table import Outcome
 
 _RECIPES = pathlib.Path(__file__).resolve().parents[1] / "recipes"
 _TRAIN = _RECIPES.parent / "train.py"
@@ -33,12 +32,13 @@ flags.DEFINE_string("squeezenet", None, "SqueezeNet's published weights, without
 flags.DEFINE_boolean("imagenet", False, "Run the recipes that download ImageNet weights too.")
 flags.DEFINE_string("runs", "runs/reproduce", "Folder for the runs.")
 flags.DEFINE_string("results", "RESULTS.md", "The table to write.")
+flags.DEFINE_string("hardware", None, "What the runs were made on, for the table. Default: this machine's processor.")
 flags.DEFINE_list("only", [], "Names of recipes; default: all.")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a recipe is run at `quick` scale: with fewer epochs or pictures, and how many seeds."""
+    """How a recipe is run at `quick` scale: with fewer epochs, or fewer or smaller pictures, and how many seeds."""
 
     seeds: int = 1
     flags: tuple[str, ...] = ()
@@ -53,26 +53,16 @@ _QUICK: dict[str, Plan] = {
     "mnist_plain_mlp": Plan(seeds=3),
     "mnist_bn_mlp": Plan(seeds=3),
     "mnist_lenet5": Plan(seeds=3),
-    "mnist_alexnet": Plan(flags=("--train_fraction=0.005", "--val_fraction=0.002", "--epochs=1")),
+    "mnist_alexnet": Plan(flags=("--image_size=99", "--train_fraction=0.04", "--val_fraction=0.01", "--epochs=3")),
     "catdog_deep_mlp": Plan(seeds=3, flags=("--epochs=8",)),
     "catdog_multitask": Plan(flags=("--epochs=8",)),
-    "catdog_alexnet_scratch": Plan(flags=("--train_fraction=0.1", "--epochs=2")),
-    "catdog_alexnet_augment": Plan(flags=("--train_fraction=0.1", "--epochs=2")),
-    "catdog_vgg16_scratch": Plan(flags=("--train_fraction=0.05", "--epochs=1")),
-    "catdog_resnet18_scratch": Plan(flags=("--train_fraction=0.1", "--epochs=1")),
-    "catdog_resnet50_scratch": Plan(flags=("--train_fraction=0.1", "--epochs=1")),
+    "catdog_alexnet_scratch": Plan(flags=("--train_fraction=0.25", "--epochs=5")),
+    "catdog_alexnet_augment": Plan(flags=("--train_fraction=0.25", "--epochs=5")),
+    "catdog_vgg16_scratch": Plan(flags=("--image_size=64", "--train_fraction=0.25", "--epochs=4")),
+    "catdog_resnet18_scratch": Plan(flags=("--image_size=112", "--train_fraction=0.25", "--epochs=6")),
+    "catdog_resnet50_scratch": Plan(flags=("--image_size=112", "--train_fraction=0.25", "--epochs=4")),
     "catdog_squeezenet_fine_tune": Plan(flags=("--epochs=3", "--fine_tune_epochs=2")),
 }
-
-
-@dataclass
-class Outcome:
-    """What became of one recipe: its runs by seed, or why there are none."""
-
-    recipe: str
-    command: str
-    runs: list[pathlib.Path] = field(default_factory=list)
-    reason: str = ""
 
 
 def main(argv: list[str]) -> None:
@@ -81,11 +71,10 @@ def main(argv: list[str]) -> None:
     unknown = [name for name in names if not (_RECIPES / f"{name}.flags").is_file()]
     if unknown:
         raise errors.UserError(f"--only must name recipes in {_RECIPES}. Received: {', '.join(unknown)}.")
-    outcomes = [Outcome(name, "") for name in names]
+    table = pathlib.Path(flags.FLAGS.results)
     for number, name in enumerate(names):
         print(f"[{number + 1}/{len(names)}] {name}", flush=True)
-        outcomes[number] = _run_recipe(name)
-        _write(outcomes[: number + 1])
+        recipe_table.add(table, _run_recipe(name), flags.FLAGS.scale, flags.FLAGS.hardware)
     print(f"Written: {flags.FLAGS.results}")
 
 
@@ -142,64 +131,6 @@ def _run(name: str, seed: int, extra: list[str]) -> pathlib.Path | None:
     words = "done" if result.returncode == 0 else f"failed with exit code {result.returncode}, see {log}"
     print(f"  seed {seed}: {words}, {time.monotonic() - start:.0f} s", flush=True)
     return run_dir if result.returncode == 0 else None
-
-
-def _write(outcomes: list[Outcome]) -> None:
-    scale = flags.FLAGS.scale
-    lines = [
-        "# What the recipes gave",
-        "",
-        f"Scale: `{scale}`"
-        + (" (fewer epochs or pictures than the recipe says where the command shows it)." if scale == "quick" else "."),
-        f"Hardware: {_hardware()}. Date: {time.strftime('%Y-%m-%d')}.",
-        "Written by `python -m benchmarks.reproduce`. All seeds share the test part; the interval is Wilson's",
-        "95 % interval for the mean accuracy on its pictures. MNIST: its own 10,000; cats and dogs: 240 of 2,400.",
-        "",
-        "| recipe | command | seeds | test accuracy | 95 % interval | seconds an epoch |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *map(_row, outcomes),
-    ]
-    pathlib.Path(flags.FLAGS.results).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _row(outcome: Outcome) -> str:
-    start = f"| {outcome.recipe} | `{outcome.command}` |"
-    if not outcome.runs:
-        return f"{start} | {outcome.reason} | | |"
-    accuracies, seconds, tested = [], [], 0
-    for run in outcome.runs:
-        metrics = json.loads((run / "test.json").read_text(encoding="utf-8"))
-        accuracies.append(metrics.get("accuracy", metrics.get("class_accuracy")))
-        seconds.extend(_epoch_seconds(run))
-        tested = sum(line.endswith(",test") for line in (run / "splits.csv").read_text(encoding="utf-8").splitlines())
-    mean = statistics.mean(accuracies)
-    spread = f" ({min(accuracies):.2%} to {max(accuracies):.2%})" if len(accuracies) > 1 else ""
-    low, high = _wilson(mean, tested)
-    interval = f"{low:.1%} to {high:.1%}"
-    return f"{start} {len(accuracies)} | {mean:.2%}{spread} | {interval} | {statistics.median(seconds):.1f} |"
-
-
-def _epoch_seconds(run: pathlib.Path) -> list[float]:
-    """Without the first epoch, which waits for the graph to be built, unless it is the only one."""
-    header, *rows = (run / "history.csv").read_text(encoding="utf-8").splitlines()
-    column = header.split(",").index("seconds")
-    seconds = [float(row.split(",")[column]) for row in rows]
-    return seconds[1:] or seconds
-
-
-def _wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval (1927) for a share seen in `count` trials."""
-    z = 1.959964
-    middle = share + z * z / (2 * count)
-    reach = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
-    return (middle - reach) / (1 + z * z / count), (middle + reach) / (1 + z * z / count)
-
-
-def _hardware() -> str:
-    info = pathlib.Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores of {name}, no GPU used unless a run's config.json names one"
 
 
 if __name__ == "__main__":
