@@ -59,9 +59,10 @@ def alexnet(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) 
 def alexnet_owt(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) -> keras.Model:
     """AlexNet with the widths of 2014, as torchvision has it: 61,100,840 weights for 1,000 classes, 224 px.
 
-    No response normalisation, no BatchNorm; conv1 padded by 2; dropout 0.5 before fc6 and fc7; maps averaged to 6x6
-    where the picture is not of 224 px (torch's adaptive pooling). RGB normalised by the mean and
-    deviation of ImageNet. `transfer` changes nothing: fc6 and fc7 belong to the backbone.
+    Convolutions with bias, no response normalisation, no BatchNorm; conv1 of stride 4 padded by 2, the others to
+    `same`; 3x3 max pooling of stride 2; dropout 0.5 before fc6 and fc7; maps averaged to 6x6 where the picture is not
+    of 224 px (torch's adaptive pooling). RGB normalised by the mean and deviation of ImageNet. `transfer` changes
+    nothing: fc6 and fc7 belong to the backbone.
     """
     features = backbone(image_size, spec.channels, ALEXNET_OWT, dense_units=4096, dropout_first=True, maps=6)
     return compose(spec, image_size, features, heads.linear(features, num_classes))

@@ -18,8 +18,8 @@ def lenet5(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) -
     Against the paper: C3 sees all six maps (the paper's table I connects a part of them), S2 and S4 are plain means
     (the paper gives them a weight and a bias), plain tanh (the paper scales it: 1.7159 tanh(2/3 a)), and a linear
     layer with logits in place of the radial-basis output. C5, a 5x5 convolution over 5x5 maps, is written as the
-    dense layer that it is. Pixels from -0.1 to 1.175, as in
-    the paper. Unpadded convolutions, no BatchNorm; Glorot initialisation. `transfer` changes nothing.
+    dense layer that it is. Pixels from -0.1 to 1.175, as in the paper. Unpadded 5x5 convolutions of stride 1 with
+    bias, means over 2x2 of stride 2, no BatchNorm; Glorot initialisation. `transfer` changes nothing.
     """
     features = backbone(image_size, spec.channels, CONVOLUTIONS, DENSE)
     return compose(spec, image_size, features, heads.linear(features, num_classes))

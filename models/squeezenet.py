@@ -31,7 +31,8 @@ def squeezenet(spec: ModelSpec, num_classes: int, image_size: int, transfer: boo
     """SqueezeNet 1.1, 227 px: 722,496 weights in the backbone, 1,235,496 with `conv10` for 1,000 classes.
 
     As in the Caffe original and its Keras conversion: an unpadded first convolution of 3x3, stride 2 (1.0 has 7x7
-    and 96 filters), unpadded 3x3 poolings after conv1, fire3 and fire5, no BatchNorm, BGR minus the Caffe means.
+    and 96 filters), unpadded 3x3 max pooling of stride 2 after conv1, fire3 and fire5, fire modules padded to `same`,
+    convolutions with bias, neither BatchNorm nor response normalisation, BGR minus the Caffe means.
     torchvision's 1.1 pads differently and takes RGB in 0-1: its weights are not for this network.
     Layer names are the published file's with `_` for `/`.
 

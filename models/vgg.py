@@ -16,10 +16,11 @@ VGG16 = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 def vgg16(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) -> keras.Model:
     """VGG16, 224 px: 138,357,544 weights for 1,000 classes, 14,714,688 of them in the backbone.
 
-    As in keras.applications: 3x3 convolutions padded to `same` with bias and ReLU, 2x2 max pooling, no BatchNorm,
-    BGR minus the Caffe means, layer names `block1_conv1`, ... The head has the paper's dropout of 0.5 after `fc1` and
-    `fc2`, which keras.applications leaves out; logits don't change. He initialisation, without which sixteen
-    layers without BatchNorm don't start to learn (the paper grew them from a smaller network).
+    As in keras.applications: 3x3 convolutions padded to `same` of stride 1 with bias and ReLU, 2x2 max pooling of
+    stride 2, neither BatchNorm nor response normalisation, BGR minus the Caffe means, layer names `block1_conv1`, ...
+    The head has the paper's dropout of 0.5 after `fc1` and `fc2`, which keras.applications leaves out; logits don't
+    change. He initialisation, without which sixteen layers without BatchNorm don't start to learn (the paper grew
+    them from a smaller network).
 
     With `transfer` the head is global average pooling and one dense layer in place of the 124 million weights of the
     fully connected one.
