@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import models
 from errors import UserError
-from models import weights
+from models import heads, resnet, torch_weights, weights
+from models.assembly import compose
+from models.weight_files import layers_with_weights
 from tests.models.deterministic import pixels
 
 torch = pytest.importorskip("torch")
 from tests.models import torch_networks  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CAFFE_MEAN = (103.939 / 255, 116.779 / 255, 123.68 / 255)  # of blue, green, red
 
 
 def _close(ours: np.ndarray, reference: np.ndarray) -> None:
@@ -35,6 +40,22 @@ def test_resnet(name, image_size, tmp_path):
     batch = pixels(2, image_size, 3)
 
     _close(np.asarray(model(batch, training=False)), torch_networks.logits(network, batch, MEAN, STD))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet101", "resnet152"])
+def test_a_narrow_resnet_of_the_full_depth(name):
+    network = torch_networks.randomize(torch_networks.DeepResNet(torch_networks.DEEP_RESNETS[name], 4, num_classes=7))
+    design = {"resnet50": resnet.RESNET50, "resnet101": resnet.RESNET101, "resnet152": resnet.RESNET152}[name]
+    backbone = resnet.backbone(40, 3, dataclasses.replace(design, filters=4))
+    model = compose(models.find(name), 40, backbone, heads.pooled(backbone, 7))
+    values = torch_weights.convert({key: value.numpy() for key, value in network.state_dict().items()}, "torch_resnet")
+    for layer in [*layers_with_weights(backbone), *layers_with_weights(model.get_layer("head"))]:
+        layer.set_weights(values.pop(layer.name))
+    batch = pixels(2, 40, 3)
+
+    assert not values
+    reference = torch_networks.logits(network, batch[..., ::-1].copy(), CAFFE_MEAN, (1 / 255,))
+    _close(np.asarray(model(batch, training=False)), reference)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+DEEP_RESNETS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 
 
 class BasicBlock(nn.Module):
@@ -23,6 +24,54 @@ class BasicBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = torch.relu(self.bn1(self.conv1(x)))
         return torch.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """He et al. 2015, figure 5 on the right, with the options of the paper's Caffe files: version 1, with biases."""
+
+    def __init__(self, before: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, filters, 1, stride)
+        self.bn1 = nn.BatchNorm2d(filters, eps=1.001e-5)
+        self.conv2 = nn.Conv2d(filters, filters, 3, 1, 1)
+        self.bn2 = nn.BatchNorm2d(filters, eps=1.001e-5)
+        self.conv3 = nn.Conv2d(filters, 4 * filters, 1)
+        self.bn3 = nn.BatchNorm2d(4 * filters, eps=1.001e-5)
+        self.downsample = None
+        if before != 4 * filters:
+            projection = nn.Conv2d(before, 4 * filters, 1, stride)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(4 * filters, eps=1.001e-5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)))
+        return torch.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class DeepResNet(nn.Module):
+    """He et al. 2015, table 1, the columns of 50, 101 and 152 layers; `filters` is 64 there."""
+
+    def __init__(self, repeats: tuple[int, ...], filters: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, filters, 7, 2, 3)
+        self.bn1 = nn.BatchNorm2d(filters, eps=1.001e-5)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        before = filters
+        for stage, blocks in enumerate(repeats):
+            width = filters * 2**stage
+            stack = []
+            for block in range(blocks):
+                stack.append(Bottleneck(before, width, 2 if stage and not block else 1))
+                before = 4 * width
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*stack))
+        self.fc = nn.Linear(before, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return self.fc(x.mean((2, 3)))
 
 
 class ResNet(nn.Module):
