@@ -33,16 +33,14 @@ class MultiTaskNet(ThreePartModel):
     def make_head(self, num_classes: int) -> keras.Model:
         """Features to a dict of both heads' values, by name.
 
-        The brightness begins as 0.5 for every picture, from weights of 0. Random ones would begin with a spread of
-        0.7 logits between pictures, where their brightness has 0.4, and the class loss, 20 times steeper, would wear
-        the trunk out before that is unlearnt: on pictures of noise with 192 to train on, the mean error came to 0.04
-        to 0.12 instead of 0.02.
+        The brightness begins as 0.5 for every picture, from weights of 0. Random ones begin with differences between
+        pictures that have nothing to do with it, and beside a class loss some 20 times as steep these are unlearnt
+        slowly: 4 epochs on cats and dogs left a mean error of 0.058 on new pictures, against 0.016 from zeros. A
+        constant has 0.077.
         """
         features = keras.Input(self.backbone.output_shape[1:], name="features")
         logits = layers.Dense(num_logits(num_classes), name="class_logits", dtype="float32")(features)
-        brightness = _brightness()(features)
+        brightness = layers.Dense(
+            1, activation="sigmoid", kernel_initializer="zeros", name="brightness", dtype="float32"
+        )(features)
         return keras.Model(features, {"class": logits, "brightness": brightness}, name="head")
-
-
-def _brightness() -> layers.Layer:
-    return layers.Dense(1, activation="sigmoid", kernel_initializer="zeros", name="brightness", dtype="float32")
