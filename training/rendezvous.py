@@ -20,24 +20,26 @@ _PAUSE_SECONDS = 0.2
 _LONGEST_MESSAGE = 1 << 20
 
 
-def meet(place: Place, seconds: float) -> None:
+def meet(place: Place, seconds: float, gpus: int = 0) -> None:
     """Returns in every worker once all are there.
 
     Args:
         place: of this process.
         seconds: to wait at most.
+        gpus: that this process sees; every worker computes as many slices of a batch, so all must see as many.
 
     Raises:
-        UserError: a worker doesn't come, or the chief can't be reached, or they disagree about the cluster.
+        UserError: a worker doesn't come, or the chief can't be reached, or they disagree about the cluster, or have
+            different numbers of GPUs.
     """
     if place.workers == 1:
         return
     deadline = time.monotonic() + seconds
     with _listening(place) as door:
         if place.worker == 0:
-            _gather(place, door, deadline, seconds)
+            _gather(place, door, deadline, seconds, gpus)
         else:
-            _report(place, deadline, seconds)
+            _report(place, deadline, seconds, gpus)
 
 
 @contextlib.contextmanager
@@ -58,15 +60,17 @@ def _listening(place: Place) -> Iterator[socket.socket]:
         yield door
 
 
-def _gather(place: Place, door: socket.socket, deadline: float, seconds: float) -> None:
+def _gather(place: Place, door: socket.socket, deadline: float, seconds: float, gpus: int) -> None:
     guests: dict[int, socket.socket] = {}
+    gpus_of = {0: gpus}
     try:
         while len(guests) < place.workers - 1:
             guest = _next(door, deadline)
             if guest is None:
                 _turn_away(place, guests, seconds)
                 continue
-            _let_in(place, guest, deadline, guests)
+            _let_in(place, guest, deadline, guests, gpus_of)
+        _compare(place, guests, gpus_of)
         for guest in guests.values():
             guest.sendall(b'{"problem": ""}\n')
     finally:
@@ -88,11 +92,13 @@ def _turn_away(place: Place, guests: dict[int, socket.socket], seconds: float) -
     _fail(place, problem, list(guests.values()))
 
 
-def _let_in(place: Place, guest: socket.socket, deadline: float, guests: dict[int, socket.socket]) -> None:
+def _let_in(
+    place: Place, guest: socket.socket, deadline: float, guests: dict[int, socket.socket], gpus_of: dict[int, int]
+) -> None:
     guest.settimeout(max(deadline - time.monotonic(), 0.001))
     try:
         hello = json.loads(_line(guest))
-        worker, addresses = int(hello["worker"]), tuple(hello["addresses"])
+        worker, addresses, gpus = int(hello["worker"]), tuple(hello["addresses"]), int(hello["gpus"])
     except (OSError, ValueError, KeyError, TypeError):
         # A port scanner, or a health check.
         guest.close()
@@ -103,7 +109,15 @@ def _let_in(place: Place, guest: socket.socket, deadline: float, guests: dict[in
         _fail(place, problem, [guest, *guests.values()])
     if not 0 < worker < place.workers or worker in guests:
         _fail(place, f"two processes say that they are worker {worker}", [guest, *guests.values()])
-    guests[worker] = guest
+    guests[worker], gpus_of[worker] = guest, gpus
+
+
+def _compare(place: Place, guests: dict[int, socket.socket], gpus_of: dict[int, int]) -> None:
+    """TensorFlow itself would wait for the slices that a worker with fewer GPUs never computes."""
+    if len(set(gpus_of.values())) > 1:
+        counts = ", ".join(f"worker {worker} has {count}" for worker, count in sorted(gpus_of.items()))
+        problem = f"they see different numbers of GPUs ({counts}), which CUDA_VISIBLE_DEVICES can make equal"
+        _fail(place, problem, list(guests.values()))
 
 
 def _fail(place: Place, problem: str, guests: list[socket.socket]) -> None:
@@ -114,7 +128,7 @@ def _fail(place: Place, problem: str, guests: list[socket.socket]) -> None:
     raise _error(place, problem)
 
 
-def _report(place: Place, deadline: float, seconds: float) -> None:
+def _report(place: Place, deadline: float, seconds: float, gpus: int) -> None:
     host, _, port = place.addresses[0].rpartition(":")
     reason = ""
     while time.monotonic() < deadline:
@@ -122,7 +136,7 @@ def _report(place: Place, deadline: float, seconds: float) -> None:
             with socket.create_connection((host.strip("[]"), int(port)), timeout=deadline - time.monotonic()) as chief:
                 # The chief answers when all are there or its own time is over.
                 chief.settimeout(seconds + 10)
-                hello = {"worker": place.worker, "addresses": place.addresses}
+                hello = {"worker": place.worker, "addresses": place.addresses, "gpus": gpus}
                 chief.sendall(json.dumps(hello).encode() + b"\n")
                 problem = json.loads(_line(chief))["problem"]
         except (OSError, ValueError) as error:
@@ -151,7 +165,7 @@ def _line(connection: socket.socket) -> bytes:
 
 def _error(place: Place, problem: str) -> UserError:
     return UserError(
-        "All workers of TF_CONFIG must be started, with the same addresses and an index of their own, and reach each "
-        f"other. Received, in worker {place.worker}: {problem}. Correct TF_CONFIG, or look why a worker did not start; "
-        f"{WAIT_VARIABLE} sets how long to wait."
+        "All workers of TF_CONFIG must be started, with the same addresses, an index of their own and as many GPUs, "
+        f"and reach each other. Received, in worker {place.worker}: {problem}. Correct TF_CONFIG, or look why a worker "
+        f"did not start; {WAIT_VARIABLE} sets how long to wait."
     )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -83,13 +84,13 @@ class TestTfConfig:
             cluster.wait_seconds()
 
 
-def meet(places: list[Place], seconds: float = 2.0) -> list[str]:
+def meet(places: list[Place], seconds: float = 2.0, gpus: Sequence[int] = (0, 0, 0, 0, 0)) -> list[str]:
     """What becomes of each place when all try to meet at once: its error, empty if there was none."""
     problems = [""] * len(places)
 
     def one(i: int) -> None:
         try:
-            rendezvous.meet(places[i], seconds)
+            rendezvous.meet(places[i], seconds, gpus[i])
         except UserError as error:
             problems[i] = str(error)
 
@@ -124,6 +125,10 @@ class TestRendezvous:
         first, second = launch.on_this_machine(2)
         problems = meet([first, Place((*second.addresses, "127.0.0.1:9"), 1)], 20.0)
         assert all("has other addresses" in each for each in problems)
+
+    def test_finds_different_numbers_of_gpus(self) -> None:
+        problems = meet(launch.on_this_machine(3), 20.0, gpus=(4, 4, 2))
+        assert all("worker 0 has 4, worker 1 has 4, worker 2 has 2" in each for each in problems)
 
     def test_finds_a_port_in_use(self) -> None:
         places = launch.on_this_machine(2)
