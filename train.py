@@ -51,7 +51,11 @@ def _stored(run_dir: str) -> TrainConfig:
             "the run was stopped before its first step. Run the same command without --resume."
         )
     stored = Run.open(run_dir).config
-    for name, value in training_flags.given().items():
+    given = training_flags.given()
+    # Where the batches are made may change; what is in them doesn't.
+    service = given.get("data_service", stored.data_service) if stored.data_service else None
+    stored = dataclasses.replace(stored, data_service=service)
+    for name, value in given.items():
         if name not in ("resume", "run_dir") and getattr(stored, name) != value:
             raise errors.UserError(
                 f"--resume goes on with the flags the run was started with. {run_dir} has "

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import urllib.error
 import urllib.request
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-from data.source import Source, as_records
+from data import tfrecords
+from data.crew import ALONE, Crew
+from data.source import Source
 from errors import UserError
 
 _REACHABLE_WITHIN_SECONDS = 10
-_EXAMPLES_A_READ = 1024
 _TEST_SPLIT = "test"
 _LABELLED_SPLITS = ("train", "validation", _TEST_SPLIT)
 
 
-def load(name: str, data_dir: str | None) -> Source:
-    """Reads (and when needed downloads and prepares) a TFDS data set; its own test split becomes the test part.
+def load(name: str, data_dir: str | None, crew: Crew = ALONE) -> Source:
+    """Finds (and when needed downloads and prepares) a TFDS data set; its own test split becomes the test part.
 
-    The pictures stay encoded and are held in memory as their files' bytes.
+    The pictures stay encoded. Those of a small data set are held in memory, those of a larger one stay in its shards.
 
     Args:
         name: a TFDS name such as `cats_vs_dogs` or `mnist:3.0.1`.
         data_dir: where TFDS keeps prepared data sets; None for its default, `~/tensorflow_datasets`.
+        crew: indexes the shards together.
 
     Raises:
-        UserError: unknown name, no image classification, or neither prepared nor to be downloaded.
+        UserError: unknown name, no image classification, neither prepared nor to be downloaded, or kept in files that
+            are no TFRecords.
     """
     # Importing TFDS takes a second, which a folder of pictures shouldn't pay.
     import tensorflow_datasets as tfds
@@ -36,29 +40,29 @@ def load(name: str, data_dir: str | None) -> Source:
     builder = _find(tfds, name, data_dir)
     image_key, label_key = _supervised_keys(tfds, builder)
     _prepare(builder)
-    read = {key: tfds.decode.SkipDecoding() for key in (image_key,)}
+    _check_format(builder)
     splits = [split for split in _LABELLED_SPLITS if split in builder.info.splits]
-    records: list[bytes] = []
-    labels: list[int] = []
-    addresses: list[str] = []
-    is_test: list[bool] = []
-    for split in splits:
-        dataset = builder.as_dataset(split=split, decoders=read, read_config=tfds.ReadConfig(try_autocache=False))
-        count = builder.info.splits[split].num_examples
-        for batch in dataset.batch(_EXAMPLES_A_READ).as_numpy_iterator():
-            records.extend(batch[image_key])
-            labels.extend(batch[label_key])
-        addresses.extend(f"{builder.name}/{split}/{number}" for number in range(count))
-        is_test.extend([split == _TEST_SPLIT] * count)
+    shards = {split: [str(path) for path in builder.info.splits[split].filepaths] for split in splits}
+    keys = tfrecords.Keys(image_key, label_key, None)
+    found = tfrecords.index(str(builder.data_path), [path for split in splits for path in shards[split]], keys, crew)
+    origin = {path.encode(): split for split in splits for path in shards[split]}
+    records, spans = found.records()
+    is_test = np.asarray([origin[path] == _TEST_SPLIT for path in found.paths], bool)
     return Source(
         name=name,
-        addresses=tuple(addresses),
-        records=as_records(records),
-        labels=np.asarray(labels, np.int64),
+        addresses=_addresses(builder.name, [origin[path] for path in found.paths]),
+        records=records,
+        labels=found.labels,
         class_names=tuple(builder.info.features[label_key].names),
-        holds_paths=False,
-        is_test=np.asarray(is_test) if any(is_test) else None,
+        holds_paths=spans is not None,
+        is_test=is_test if is_test.any() else None,
+        spans=spans,
     )
+
+
+def _addresses(name: str, splits: list[str]) -> tuple[str, ...]:
+    """`mnist/test/17` is the 18th picture in the shards of the test split."""
+    return tuple(f"{name}/{split}/{i}" for split, group in itertools.groupby(splits) for i, _ in enumerate(group))
 
 
 def _find(tfds: Any, name: str, data_dir: str | None) -> Any:
@@ -89,7 +93,7 @@ def _supervised_keys(tfds: Any, builder: Any) -> tuple[str, str]:
 
 def _prepare(builder: Any) -> None:
     """Downloads what is missing; TFDS alone would retry for minutes without a network before it says so."""
-    if os.path.isdir(builder.data_path) and builder.info.splits:
+    if tf.io.gfile.isdir(str(builder.data_path)) and builder.info.splits:
         return
     address = _first_download(builder)
     if not _can_reach(address):
@@ -101,6 +105,16 @@ def _prepare(builder: Any) -> None:
             "pictures with --data=FOLDER, or --data=digits, which needs no download."
         )
     builder.download_and_prepare()
+
+
+def _check_format(builder: Any) -> None:
+    kind = builder.info.file_format.value
+    if kind != "tfrecord":
+        raise UserError(
+            f"--data={builder.name} must be prepared in TFRecord files. Received {builder.data_path}, which "
+            f"holds {kind} files. Prepare it again in another folder: `tfds build {builder.name} "
+            "--file_format=tfrecord --data_dir=DIR`, and pass --data_dir=DIR."
+        )
 
 
 def _first_download(builder: Any) -> str | None:

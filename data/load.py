@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 
 import tensorflow as tf
 
-from data import catalog, csv_table, digits, folder
+from data import catalog, csv_table, digits, folder, tfrecords
+from data.crew import ALONE, Crew
 from data.names import printable
 from data.source import Source
 from errors import UserError
 
+_WILDCARDS = re.compile(r"[*?\[]")
 
-def load(data: str, data_dir: str | None = None) -> Source:
+
+def load(data: str, data_dir: str | None = None, crew: Crew = ALONE) -> Source:
     """Finds the pictures that `data` names.
 
     Args:
-        data: a folder with one sub-folder a class, a `.csv` of `path,label`, `digits`, or a TFDS name.
+        data: a folder with one sub-folder a class, a `.csv` of `path,label`, TFRecord files (one, or a pattern with
+            `*`), `digits`, or a TFDS name.
         data_dir: where TFDS keeps prepared data sets; None for its default.
+        crew: the processes that prepare the same data.
 
     Raises:
         UserError: there is no such source, or it can't be used.
@@ -31,7 +37,14 @@ def load(data: str, data_dir: str | None = None) -> Source:
     if tf.io.gfile.exists(path):
         if data.lower().endswith(".csv"):
             return csv_table.load(data)
-        raise UserError(f"--data must be a folder or a .csv file of path,label. Received the file {shown}.")
+        if "tfrecord" in os.path.basename(data).lower():
+            return tfrecords.load(data, crew)
+        raise UserError(
+            "--data must be a folder, a .csv file of path,label, or TFRecord files such as 'FOLDER/train-*'. Received "
+            f"the file {shown}."
+        )
+    if _WILDCARDS.search(data):
+        return tfrecords.load(data, crew)
     if os.sep in data or data.lower().endswith(".csv"):
         raise UserError(f"--data={shown} doesn't exist. Check the path, or pass a TensorFlow Datasets name or digits.")
-    return catalog.load(data, data_dir)
+    return catalog.load(data, data_dir, crew)

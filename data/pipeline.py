@@ -11,11 +11,12 @@ import tensorflow as tf
 
 from data.augment import augment, layers, num_draws
 from data.decode import decode
+from data.share import WHOLE, Place, Share, bounds, counts, largest_slice
 from data.source import Source
 
 Targets = Callable[[tf.Tensor, tf.Tensor], Any]
-# int64 scalars: epoch, step in it, slice of the step's batch.
-Place = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+# From the steps of an epoch, and what makes the batches of one step, to the batches, made by others and in any order.
+Elsewhere = Callable[[tf.data.Dataset, Callable[[tf.Tensor], tf.data.Dataset]], tf.data.Dataset]
 
 
 @dataclass(frozen=True)
@@ -48,28 +49,6 @@ class Table:
 
 
 Rows = Files | Table
-
-
-@dataclass(frozen=True)
-class Share:
-    """The slices of every batch that this process makes, where several devices or hosts train on a batch together.
-
-    A batch is cut into `parts` slices whose sizes differ by one at most. Some layers fail on a slice without rows, so
-    of a last batch with fewer rows than parts, every slice is all of it. Every random number is that of the whole
-    batch, so the slices together are the batch.
-
-    Attributes:
-        parts: how many slices a batch is cut into.
-        first: index of the first slice that is made here.
-        count: how many are made here, each as an element of its own, in order.
-    """
-
-    parts: int = 1
-    first: int = 0
-    count: int = 1
-
-
-WHOLE = Share()
 
 
 @dataclass(frozen=True)
@@ -109,7 +88,13 @@ def steps_per_epoch(rows: Rows, batch_size: int) -> int:
 
 
 def training_batches(
-    rows: Rows, steps: Steps, *, level: str = "none", targets: Targets | None = None, share: Share = WHOLE
+    rows: Rows,
+    steps: Steps,
+    *,
+    level: str = "none",
+    targets: Targets | None = None,
+    share: Share = WHOLE,
+    elsewhere: Elsewhere | None = None,
 ) -> tf.data.Dataset:
     """Shuffled, augmented batches `(pixels, targets)`; each epoch shows every row once, in an order of its own.
 
@@ -119,29 +104,43 @@ def training_batches(
         level: of augmentation, `none`, `basic` or `full`.
         targets: makes the targets from `(pixels, labels)` after augmentation; None gives the labels themselves.
         share: which slices of each batch to make; where it is cut, the rows' counts come third.
+        elsewhere: has the batches of one epoch made by others; they come in any order, each once.
     """
-    return _batches(rows, steps, level, targets, share, shuffled=True)
+    return _batches(rows, steps, level, targets, share, elsewhere, shuffled=True)
 
 
 def ordered_batches(
-    rows: Rows, batch_size: int, targets: Targets | None = None, share: Share = WHOLE, view: View = AS_IT_IS
+    rows: Rows,
+    batch_size: int,
+    targets: Targets | None = None,
+    share: Share = WHOLE,
+    view: View = AS_IT_IS,
+    elsewhere: Elsewhere | None = None,
 ) -> tf.data.Dataset:
     """Batches `(pixels, targets)` in the order of the rows, every row once; nothing random unless `view` says so.
 
-    With `share` it makes slices of the batches, and the rows' counts come third, as in `training_batches`.
+    With `share` it makes slices of the batches, and the rows' counts come third; with `elsewhere` others make them, and
+    they come in any order; both as in `training_batches`.
     """
     one_pass = Steps(batch_size, view.seed, view.number, view.number + 1)
-    return _batches(rows, one_pass, view.level, targets, share, shuffled=False)
+    return _batches(rows, one_pass, view.level, targets, share, elsewhere, shuffled=False)
 
 
 def _batches(
-    rows: Rows, steps: Steps, level: str, targets: Targets | None, share: Share, *, shuffled: bool
+    rows: Rows,
+    steps: Steps,
+    level: str,
+    targets: Targets | None,
+    share: Share,
+    elsewhere: Elsewhere | None,
+    *,
+    shuffled: bool,
 ) -> tf.data.Dataset:
     per_epoch = steps_per_epoch(rows, steps.batch_size)
     look = _augmentation(level, steps, per_epoch)
 
     def indices(place: Place) -> tf.Tensor:
-        start, stop = _slice(place, steps.batch_size, len(rows), share)
+        start, stop = bounds(place, steps.batch_size, len(rows), share)
         positions = place[1] * steps.batch_size + tf.range(start, stop)
         if not shuffled:
             return positions
@@ -149,13 +148,20 @@ def _batches(
         return tf.random.experimental.index_shuffle(positions, seed, len(rows) - 1)
 
     def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
-        pixels = look(pixels, place, _slice(place, steps.batch_size, len(rows), share))
+        pixels = look(pixels, place, bounds(place, steps.batch_size, len(rows), share))
         batch = pixels, targets(pixels, labels) if targets else labels
-        return (*batch, *_counts(place, steps.batch_size, len(rows), share))
+        return (*batch, *counts(place, steps.batch_size, len(rows), share))
 
-    dataset = _places(steps, per_epoch, share)
-    dataset = _fetch(rows, dataset, indices, _largest_slice(steps.batch_size, len(rows), share))
-    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+    def make(places: tf.data.Dataset) -> tf.data.Dataset:
+        largest = largest_slice(steps.batch_size, len(rows), share)
+        return _fetch(rows, places, indices, largest).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+
+    if elsewhere:
+        epoch = tf.constant(steps.first_epoch, tf.int64)
+        in_epoch = tf.data.Dataset.range(steps.first_step, per_epoch)
+        dataset = elsewhere(in_epoch, lambda step: make(_parts(epoch, step, share)))
+    else:
+        dataset = make(_places(steps, per_epoch, share))
     total = ((steps.last_epoch - steps.first_epoch) * per_epoch - steps.first_step) * share.count
     return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
 
@@ -177,38 +183,16 @@ def _augmentation(level: str, steps: Steps, per_epoch: int) -> Callable:
 
 def _places(steps: Steps, per_epoch: int, share: Share) -> tf.data.Dataset:
     """(epoch, step, part) of each batch or slice to make."""
-    parts = tf.data.Dataset.range(share.first, share.first + share.count)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         start = tf.where(epoch == steps.first_epoch, tf.constant(steps.first_step, tf.int64), 0)
-        return tf.data.Dataset.range(start, per_epoch).flat_map(
-            lambda step: parts.map(lambda part: (epoch, step, part))
-        )
+        return tf.data.Dataset.range(start, per_epoch).flat_map(lambda step: _parts(epoch, step, share))
 
     return tf.data.Dataset.range(steps.first_epoch, steps.last_epoch).flat_map(one_epoch)
 
 
-def _slice(place: Place, batch_size: int, num_rows: int, share: Share) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where in its batch a slice begins and ends."""
-    _, step, part = place
-    size = tf.minimum(num_rows - step * batch_size, batch_size)
-    is_cut = size >= share.parts
-    start, stop = part * size // share.parts, (part + 1) * size // share.parts
-    return tf.where(is_cut, start, 0), tf.where(is_cut, stop, size)
-
-
-def _largest_slice(batch_size: int, num_rows: int, share: Share) -> int:
-    last = num_rows % batch_size
-    return max(-(-batch_size // share.parts), last if last < share.parts else 0)
-
-
-def _counts(place: Place, batch_size: int, num_rows: int, share: Share) -> tuple[tf.Tensor, ...]:
-    """How often each row of a slice counts: once, or less where every slice holds it. Nothing for whole batches."""
-    if share.parts == 1:
-        return ()
-    start, stop = _slice(place, batch_size, num_rows, share)
-    size = tf.minimum(num_rows - place[1] * batch_size, batch_size)
-    return (tf.fill([stop - start], tf.where(size >= share.parts, 1.0, 1.0 / share.parts)),)
+def _parts(epoch: tf.Tensor, step: tf.Tensor, share: Share) -> tf.data.Dataset:
+    return tf.data.Dataset.range(share.first, share.first + share.count).map(lambda part: (epoch, step, part))
 
 
 def _fetch(rows: Rows, places: tf.data.Dataset, indices: Callable, largest: int) -> tf.data.Dataset:
@@ -234,8 +218,8 @@ def _decode_files(rows: Files, places: tf.data.Dataset, indices: Callable, large
     parallel map and the decoders don't stand still at the end of an epoch.
     """
     with tf.device("CPU"):
-        records = tf.constant(rows.source.records)
         labels = tf.constant(rows.source.labels)
+    read = rows.source.reader()
     blank = tf.zeros((rows.image_size, rows.image_size, rows.channels), tf.uint8)
 
     def pictures_of(*place: tf.Tensor) -> tf.data.Dataset:
@@ -244,9 +228,7 @@ def _decode_files(rows: Files, places: tf.data.Dataset, indices: Callable, large
         return tf.data.Dataset.from_tensor_slices(tf.pad(chosen, [[0, padding]], constant_values=-1))
 
     def decode_one(index: tf.Tensor) -> tf.Tensor:
-        return tf.cond(
-            index < 0, lambda: blank, lambda: decode(_read(rows, records[index]), rows.image_size, rows.channels)
-        )
+        return tf.cond(index < 0, lambda: blank, lambda: decode(read(index), rows.image_size, rows.channels))
 
     def join(pixels: tf.Tensor, place: Place) -> tuple:
         chosen = indices(place)
@@ -255,7 +237,3 @@ def _decode_files(rows: Files, places: tf.data.Dataset, indices: Callable, large
     pixels = places.flat_map(pictures_of).map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
     pixels = pixels.batch(largest, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
     return tf.data.Dataset.zip(pixels, places).map(join, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _read(rows: Files, record: tf.Tensor) -> tf.Tensor:
-    return tf.io.read_file(record) if rows.source.holds_paths else record

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 
 import numpy as np
 import tensorflow as tf
 
+from data.crew import ALONE, Crew
 from data.decode import decode
 from data.header import LARGEST_PIXELS, Header, note_on_suffix, read_header
 from data.memory import Memory, stamp_of_bytes, stamp_of_file
@@ -77,22 +79,41 @@ def inspect(encoded: bytes, name: str = "") -> Inspection:
     return Inspection(digest, "", "; ".join(notes), header.width, header.height)
 
 
-def scan(source: Source) -> list[Inspection]:
-    """Inspects every picture of `source` in parallel; those that haven't changed since the last scan are remembered."""
+def scan(source: Source, crew: Crew = ALONE) -> list[Inspection]:
+    """Inspects every picture of `source` in parallel; those that haven't changed since the last scan are remembered.
+
+    Args:
+        source: the pictures.
+        crew: the processes that inspect them together, each its share; each gets all inspections.
+    """
     memory = Memory(source.name, _RULES)
-    stamps = in_parallel(stamp_of_file if source.holds_paths else stamp_of_bytes, source.records, "looking at files")
-    kept = [memory.get(address, stamp) for address, stamp in zip(source.addresses, stamps, strict=True)]
-    known = [_remembered(findings) for findings in kept]
-    missing = [i for i, inspection in enumerate(known) if inspection is None]
-    fresh = in_parallel(lambda i: _inspect_one(source, i), missing, "scanning pictures")
-    for i, inspection in zip(missing, fresh, strict=True):
-        known[i] = inspection
-    inspections = [inspection for inspection in known if inspection is not None]
-    if missing:
-        rows = zip(source.addresses, stamps, map(astuple, inspections), strict=True)
+    stamp = _stamper(source)
+
+    def look(share: Sequence[tuple[int, str, int]]) -> list[list]:
+        numbers = [i for i, _, _ in share]
+        stamps = in_parallel(stamp, numbers, "looking at files")
+        known = [_remembered(memory.get(address, s)) for (_, address, _), s in zip(share, stamps, strict=True)]
+        missing = [i for i, inspection in zip(numbers, known, strict=True) if inspection is None]
+        fresh = iter(in_parallel(lambda i: _inspect_one(source, i), missing, "scanning pictures"))
+        return [[s, *astuple(kept or next(fresh))] for s, kept in zip(stamps, known, strict=True)]
+
+    items = list(zip(range(len(source)), source.addresses, source.labels.tolist(), strict=True))
+    found = crew.share("pictures", items, look)
+    rows = [(address, *row) for address, row in zip(source.addresses, found, strict=True)]
+    if any(memory.get(address, s) is None for address, s, *_ in rows):
         # What can't be read today may be readable tomorrow without a trace on the file, as after a mount.
-        memory.keep(row for row in rows if row[2][0])
-    return inspections
+        memory.keep((address, s, findings) for address, s, *findings in rows if findings[0])
+    return [Inspection(*findings) for _, _, *findings in rows]
+
+
+def _stamper(source: Source) -> Callable[[int], str]:
+    """From a picture's index to what tells whether it has changed; empty when that can't be told."""
+    if not source.holds_paths:
+        return lambda i: stamp_of_bytes(source.records[i])
+    if source.spans is None:
+        return lambda i: stamp_of_file(source.records[i])
+    spans, of_shard = source.spans, functools.cache(stamp_of_file)
+    return lambda i: of_shard(source.records[i]) and f"{of_shard(source.records[i])} {spans[i, 0]} {spans[i, 1]}"
 
 
 def usable(source: Source, inspections: list[Inspection], on_bad_image: str) -> np.ndarray:
@@ -173,11 +194,13 @@ def _decode_small(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _inspect_one(source: Source, index: int) -> Inspection:
+    # The suffix of a file that holds many pictures says nothing about one of them.
+    is_file = source.holds_paths and source.spans is None
     try:
-        problem = _not_to_be_opened(source.records[index]) if source.holds_paths else ""
+        problem = _not_to_be_opened(source.records[index]) if is_file else ""
         if problem:
             return Inspection("", problem)
-        return inspect(source.encoded(index), source.addresses[index] if source.holds_paths else "")
+        return inspect(source.encoded(index), source.addresses[index] if is_file else "")
     except (OSError, tf.errors.OpError):
         return Inspection("", _UNREADABLE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,11 +16,13 @@ class Source:
     Attributes:
         name: what `--data` said.
         addresses: a unique, stable name for each picture: its path below the data folder, or like `mnist/test/17`.
-        records: object array, each element the path of a picture or its encoded bytes.
+        records: object array, each element the path of a picture's file or its encoded bytes.
         labels: int64 array of class indices.
         class_names: names in index order, sorted.
         holds_paths: whether `records` are paths (else encoded bytes).
         is_test: bool array, True for pictures that the publisher set apart for testing; None when there are none.
+        spans: where many pictures share a file, int64 with a row a picture: its first byte there, its length, and how
+            many bytes follow it. None where each has a file of its own, or lies in memory.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Source:
     class_names: tuple[str, ...]
     holds_paths: bool
     is_test: np.ndarray | None = None
+    spans: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.addresses)
@@ -41,15 +45,51 @@ class Source:
             records=self.records[indices],
             labels=self.labels[indices],
             is_test=None if self.is_test is None else self.is_test[indices],
+            spans=None if self.spans is None else self.spans[indices],
         )
 
     def encoded(self, index: int) -> bytes:
-        """The bytes of one picture as its file holds them."""
+        """The encoded bytes of one picture."""
         record = self.records[index]
         if not self.holds_paths:
             return record
         with tf.io.gfile.GFile(record, "rb") as file:
-            return file.read()
+            if self.spans is None:
+                return file.read()
+            start, length, _ = self.spans[index].tolist()
+            file.seek(start)
+            return file.read(length)
+
+    def reader(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """A function for graphs: from the index of a picture to its encoded bytes, both scalars."""
+        with tf.device("CPU"):
+            if self.spans is not None:
+                return _span_reader(self.records, self.spans)
+            records = tf.constant(self.records)
+        if self.holds_paths:
+            return lambda index: tf.io.read_file(records[index])
+        return lambda index: records[index]
+
+
+def _span_reader(records: np.ndarray, spans: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Reads a part of a file, for which TensorFlow has no operation but a data set of records of equal length."""
+    files, which = np.unique(records, return_inverse=True)
+    paths, numbers, places = tf.constant(files), tf.constant(which), tf.constant(spans)
+
+    def read(index: tf.Tensor) -> tf.Tensor:
+        start, length, after = tf.unstack(places[index])
+        # The public class for it takes twice the time, since it allows for many files.
+        records = tf.raw_ops.FixedLengthRecordDatasetV2(
+            filenames=paths[numbers[index]],
+            header_bytes=start,
+            record_bytes=length,
+            footer_bytes=after,
+            buffer_size=tf.constant(0, tf.int64),
+            compression_type="",
+        )
+        return tf.raw_ops.DatasetToSingleElement(dataset=records, output_types=[tf.string], output_shapes=[()])[0]
+
+    return read
 
 
 def as_records(values: list[bytes] | list[str]) -> np.ndarray:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import models
 from errors import UserError
+from training import flag_checks
 
 LEARNING_RATE_FROM_SCRATCH = 1e-4
 LEARNING_RATE_HEAD = 1e-3
@@ -45,8 +45,8 @@ class TrainConfig:
     model: str = _flag("resnet50", "Network to train.", tuple(sorted(models.REGISTRY)))
     data: str = _flag(
         "cats_vs_dogs",
-        "Pictures: a folder with one sub-folder a class, a .csv of path,label, a TensorFlow Datasets name "
-        "(cats_vs_dogs, mnist, ...), or digits (comes with scikit-learn, needs no download).",
+        "Pictures: a folder with one sub-folder a class, a .csv of path,label, TFRecord files ('FOLDER/train-*'), a "
+        "TensorFlow Datasets name (cats_vs_dogs, mnist, ...), or digits (with scikit-learn, needs no download).",
     )
     data_dir: str | None = _flag(
         None, "Folder where TensorFlow Datasets keeps prepared data sets. Default: ~/tensorflow_datasets."
@@ -70,6 +70,11 @@ class TrainConfig:
         "auto",
         "Where decoded pictures are kept between epochs. auto: memory, else disk, else nowhere, by size.",
         ("auto", "memory", "disk", "none"),
+    )
+    data_service: str | None = _flag(
+        None,
+        "grpc://HOST:PORT of a tf.data service whose hosts decode and augment the pictures in every epoch "
+        "(python -m data.serve). Default: this machine does.",
     )
     augmented_views: int = _flag(
         0,
@@ -137,15 +142,14 @@ def resolved(config: TrainConfig) -> TrainConfig:
     weights = config.weights if config.weights is not None else "imagenet" if spec.weights else "none"
     config = dataclasses.replace(config, weights=weights, image_size=config.image_size or spec.image_size)
     models.check_image_size(config.model, config.image_size or 0)
-    _check_fractions(config)
-    _check_weights(config, spec)
+    flag_checks.check(config)
     _check_loss_weights(config, spec)
-    _check_run_dir(config)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard. Install it by `pip install -e .[tensorboard]`.")
     if config.resume and not config.run_dir:
         raise UserError("--resume needs the folder of the run to go on with. Pass --run_dir=FOLDER.")
-    return dataclasses.replace(config, learning_rate=config.learning_rate or _default_learning_rate(config))
+    rate = config.learning_rate or _default_learning_rate(config)
+    return dataclasses.replace(config, learning_rate=rate, cache="none" if config.data_service else config.cache)
 
 
 def _default_learning_rate(config: TrainConfig) -> float:
@@ -170,63 +174,11 @@ def _check_ranges(config: TrainConfig) -> None:
             raise UserError(f"--{item.name} must be one of {', '.join(choices)}. Received: --{item.name}={received}.")
 
 
-def _check_fractions(config: TrainConfig) -> None:
-    total = config.train_fraction + config.val_fraction + config.test_fraction
-    if total > 1 + 1e-9:
-        raise UserError(
-            "--train_fraction, --val_fraction and --test_fraction must add up to at most 1. "
-            f"Received: {config.train_fraction:g} + {config.val_fraction:g} + {config.test_fraction:g} = {total:g}."
-        )
-
-
-def _check_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
-    if config.weights == "imagenet" and spec.weights is None:
-        published = ", ".join(name for name, row in models.REGISTRY.items() if row.weights)
-        raise UserError(
-            f"--weights=imagenet needs a model with published weights: {published}. "
-            f"Received: --model={config.model}. Pass --weights=none, or --weights=PATH to a file of your own."
-        )
-    if config.pretrained and config.weights != "imagenet" and not os.path.isfile(config.weights or ""):
-        raise UserError(
-            "--weights must be imagenet, none, or the path of a weights file. "
-            f"Received: --weights={config.weights}, and there is no such file."
-        )
-    if config.freeze and not config.pretrained:
-        raise UserError(
-            "--freeze trains a new head on a backbone that has learnt something; random weights have not. Received: "
-            f"--freeze with --weights={config.weights} for --model={config.model}. Pass --weights=imagenet or "
-            "--weights=PATH, or leave out --freeze."
-        )
-    if config.augmented_views and not (config.freeze and config.augment != "none"):
-        raise UserError(
-            "--augmented_views keeps a frozen backbone's features of random views. Received: "
-            f"--augmented_views={config.augmented_views} with --augment={config.augment}"
-            f"{'' if config.freeze else ' and without --freeze'}. Pass --freeze and --augment=basic or full."
-        )
-    if config.fine_tune_epochs and not config.freeze:
-        raise UserError(
-            "--fine_tune_epochs is a second phase after --freeze. Received: "
-            f"--fine_tune_epochs={config.fine_tune_epochs} without --freeze. Pass --freeze, or use --epochs alone."
-        )
-
-
 def _check_loss_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
     weights = config.parsed_loss_weights
     if len(spec.heads) > 1 and set(weights) != set(spec.heads):
         wanted = ",".join(f"{head}=WEIGHT" for head in spec.heads)
         raise UserError(f"--loss_weights must be {wanted}. Received: --loss_weights={config.loss_weights}.")
-
-
-def _check_run_dir(config: TrainConfig) -> None:
-    run_dir = config.run_dir or ""
-    if not run_dir.isprintable() or any("\ud800" <= letter <= "\udfff" for letter in run_dir):
-        raise UserError(f"--run_dir must be a name that prints, in UTF-8. Received: --run_dir={ascii(run_dir)}.")
-    data, run = os.path.realpath(config.data), os.path.realpath(run_dir)
-    if run_dir and os.path.isdir(data) and os.path.commonpath([data, run]) == data:
-        raise UserError(
-            "--run_dir must lie outside the pictures, or the next run would take it for a class. "
-            f"Received: --run_dir={run_dir} in --data={config.data}. Pass another folder, such as runs/NAME."
-        )
 
 
 def _parse_loss_weights(text: str) -> dict[str, float]:

@@ -16,10 +16,10 @@ import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context
 
+from data.crew import Crew
 from data.pipeline import WHOLE, Share
 from errors import UserError
-from models.freezing import InferenceBatchNormalization
-from training import cluster, keras_multi_worker, rendezvous
+from training import batch_statistics, cluster, exchange, keras_multi_worker, rendezvous
 from training.config import TrainConfig
 
 
@@ -75,12 +75,8 @@ class Distribution:
 
         Otherwise the result would depend on the number of devices, and a slice of one picture has no variance.
         """
-        if self.is_single:
-            return
-        for layer in model._flatten_layers():
-            is_fixed = isinstance(layer, InferenceBatchNormalization)
-            if isinstance(layer, keras.layers.BatchNormalization) and not is_fixed:
-                layer.synchronized = True
+        if not self.is_single:
+            batch_statistics.join(model)
 
     def batches(self, make: Callable[[Share], tf.data.Dataset]) -> Any:
         """What to give to `fit` and `evaluate`: this process's slices of the batches, each for its device."""
@@ -107,29 +103,28 @@ class Distribution:
             model.compile(weighted_metrics=arguments.pop("metrics"), **arguments)
             keras_multi_worker.count_every_picture(model)
 
-    def from_chief(self, value: bytes) -> bytes:
-        """The chief's `value`, in every process; all must call this together."""
-        if self.workers == 1:
-            return value
-        size = int(self.sum(np.array(len(value) if self.is_chief else 0, np.int64)))
-        if size == 0:
-            return b""
-        content = np.zeros(size, np.int32)
-        if self.is_chief:
-            content[:] = np.frombuffer(value, np.uint8)
-        return self.sum(content).astype(np.uint8).tobytes()
+    @property
+    def crew(self) -> Crew:
+        """This process among those that prepare the data."""
+        return Crew(self.worker, self.workers, self.exchange)
+
+    def exchange(self, own: bytes) -> list[bytes]:
+        """Every process's bytes, in the order of the workers; all must call this together."""
+        return [own] if self.workers == 1 else exchange.exchange(own, self.worker, self.workers, self.sum)
 
     def agree_on(self, what: str, value: bytes) -> None:
         """Checks that every process has the same `value`; all must call this together.
 
         Raises:
-            UserError: this one has another than the chief.
+            UserError: in every process when one has another than the chief.
         """
-        if self.from_chief(value) != value:
-            raise UserError(
-                f"All workers must have the same {what}. Received others in worker {self.worker} than in worker 0. "
-                "Give all of them the same files and the same command."
-            )
+        values = self.exchange(value)
+        for worker, other in enumerate(values):
+            if other != values[0]:
+                raise UserError(
+                    f"All workers must have the same {what}. Received others in worker {worker} than in worker 0. "
+                    "Give all of them the same files and the same command."
+                )
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum of all processes' `values`; all must call this together, with the same shape and type."""
@@ -230,7 +225,7 @@ def _join(place: cluster.Place) -> Distribution:
     keras_multi_worker.mend()
     os.environ["TF_CONFIG"] = place.as_config()
     seconds = cluster.wait_seconds()
-    rendezvous.meet(place, seconds)
+    rendezvous.meet(place, seconds, len(tf.config.list_physical_devices("GPU")))
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader="/job:worker/replica:0/task:0",

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from data import load as sources
 from data import scan, split
+from data.crew import ALONE, Crew
 from data.names import printable
 from data.source import Source
 from errors import UserError
@@ -61,14 +62,18 @@ def unchanged(config: TrainConfig) -> Iterator[None]:
         ) from error
 
 
-def gather(config: TrainConfig) -> Examples:
+def gather(config: TrainConfig, crew: Crew = ALONE) -> Examples:
     """Finds, scans and splits the pictures that `config` names.
+
+    Args:
+        config: of the run.
+        crew: the processes that look at the pictures together; each gets all of what they find.
 
     Raises:
         UserError: there are none, some are bad and shall not be skipped, or they are too few to split.
     """
-    source = sources.load(config.data, config.data_dir)
-    inspections = scan.scan(source)
+    source = sources.load(config.data, config.data_dir, crew)
+    inspections = scan.scan(source, crew)
     good = scan.usable(source, inspections, config.on_bad_image)
     skipped = [(a, i.problem) for a, i in zip(source.addresses, inspections, strict=True) if i.problem]
     if skipped:

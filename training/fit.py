@@ -8,14 +8,13 @@ import functools
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 import models
-from data.cache import keep_decoded
-from data.pipeline import Files, Rows, Steps, ordered_batches, steps_per_epoch, training_batches
+from data import service
+from data.pipeline import Rows, Steps, ordered_batches, steps_per_epoch, training_batches
 from models import weights
 from training import best, checkpoint, devices, distribution, examples, features, follower, transfer
 from training.agreement import Agreement
@@ -26,32 +25,10 @@ from training.curves import plot_curves
 from training.distribution import Distribution
 from training.examples import Examples
 from training.folder import finish, reopen, start
+from training.job import Job
 from training.objective import Objective
 from training.run import CURVES, Run
 from training.transfer import Phase
-
-
-@dataclass(frozen=True)
-class Job:
-    """What stays the same over all phases of a training."""
-
-    config: TrainConfig
-    run_dir: str
-    examples: Examples
-    objective: Objective
-    model: keras.Model
-    team: Distribution
-
-    def files(self, part: str) -> tuple[Files, list[str]]:
-        """The pictures of one part, to be decoded, and their digests."""
-        source, digests = self.examples.part(part)
-        return Files(source, self.config.image_size or 0, models.find(self.config.model).channels), digests
-
-    @functools.cached_property
-    def decoded(self) -> tuple[Rows, Rows]:
-        """The pictures to train and to validate on, decoded once for all phases."""
-        train, val = (keep_decoded(*self.files(part), self.config.cache) for part in ("train", "val"))
-        return train, val
 
 
 def train(config: TrainConfig, command: str) -> Run:
@@ -65,11 +42,14 @@ def train(config: TrainConfig, command: str) -> Run:
         UserError: anything that the user can put right; training has not begun then, or its state is saved.
     """
     found = devices.prepare(config)
+    if config.data_service:
+        service.find(config.data_service)
     team = distribution.choose(config)
     with team.explained(config.run_dir or ""), follower.set_apart(team, config) as config:
         print(f"Devices: {', '.join(found)}{team.described()}. Precision: {config.precision}.")
-        gathered = examples.gather(config)
-        team.agree_on("pictures and flags", follower.fingerprint(config, gathered))
+        team.agree_on("flags", follower.flags(config))
+        gathered = examples.gather(config, team.crew)
+        team.agree_on("pictures", follower.fingerprint(gathered))
         with team.strategy.scope():
             model = _build(config, len(gathered.source.class_names))
         team.synchronise(model)
@@ -84,7 +64,7 @@ def _train(
     with _folder(config, gathered, model, command, found) as run_dir:
         job = Job(config, run_dir, gathered, objective, model, team)
         with examples.unchanged(config):
-            with team.strategy.scope():
+            with team.strategy.scope(), service.watched(config.data_service):
                 seconds = _run_phases(job)
             return finish(run_dir, objective, job.files("test")[0], config, seconds, team)
 
@@ -196,7 +176,8 @@ def _create_state(job: Job, trainee: keras.Model, val_rows: Rows) -> None:
 
 def _validation(job: Job, trainee: keras.Model, rows: Rows) -> Any:
     targets = job.objective.targets if trainee is job.model else None
-    return job.team.batches(lambda share: ordered_batches(rows, job.config.batch_size, targets, share))
+    size, elsewhere = job.config.batch_size, job.elsewhere(rows)
+    return job.team.batches(lambda share: ordered_batches(rows, size, targets, share, elsewhere=elsewhere))
 
 
 def _trainee_and_rows(job: Job, phase: Phase) -> tuple[keras.Model, Rows, Rows]:
@@ -214,14 +195,18 @@ def _trainee_and_rows(job: Job, phase: Phase) -> tuple[keras.Model, Rows, Rows]:
 
 
 def _stretches(config: TrainConfig, phase: Phase, progress: Progress, per_epoch: int) -> Iterator[Steps]:
-    """The epochs to fit in one go: all of the phase, or first the rest of the one that was interrupted."""
+    """The epochs to fit in one go: all of the phase, or first the rest of the one that was interrupted.
+
+    With a service each alone, for it gives batches in the order of their arrival, and epochs would run together.
+    """
     epoch, step = progress.epoch, progress.step
     whole = Steps(config.batch_size, config.seed, epoch, phase.last_epoch)
     if step:
         yield dataclasses.replace(whole, last_epoch=epoch + 1, first_step=step)
         whole = dataclasses.replace(whole, first_epoch=epoch + 1)
-    if whole.first_epoch < whole.last_epoch:
-        yield whole
+    each = 1 if config.data_service else max(whole.last_epoch - whole.first_epoch, 1)
+    for first in range(whole.first_epoch, whole.last_epoch, each):
+        yield dataclasses.replace(whole, first_epoch=first, last_epoch=first + each)
 
 
 def _fit(
@@ -235,8 +220,11 @@ def _fit(
     # Features come with their targets; pictures get theirs from the pixels that the model sees.
     targets = job.objective.targets if trainee is job.model else None
     level = job.config.augment if trainee is job.model else "none"
+    make = functools.partial(
+        training_batches, train_rows, steps, level=level, targets=targets, elsewhere=job.elsewhere(train_rows)
+    )
     trainee.fit(
-        job.team.batches(lambda share: training_batches(train_rows, steps, level=level, targets=targets, share=share)),
+        job.team.batches(lambda share: make(share=share)),
         initial_epoch=steps.first_epoch,
         epochs=steps.last_epoch,
         steps_per_epoch=steps_per_epoch(train_rows, steps.batch_size) - steps.first_step,

@@ -44,10 +44,14 @@ def set_apart(team: Distribution, config: TrainConfig) -> Iterator[TrainConfig]:
             raise RunInterruptedError(f"Worker {team.worker} stopped with worker 0.", error.exit_code - 128) from error
 
 
-def fingerprint(config: TrainConfig, gathered: Examples) -> bytes:
-    """A hash of all that must be the same in every worker."""
-    flags = dataclasses.replace(config, run_dir=None, data_dir=None)
-    digest = hashlib.sha256(repr(flags).encode())
+def flags(config: TrainConfig) -> bytes:
+    """The flags that must be the same in every worker."""
+    return repr(dataclasses.replace(config, run_dir=None, data_dir=None)).encode()
+
+
+def fingerprint(gathered: Examples) -> bytes:
+    """A hash of the pictures, which must be the same in every worker."""
+    digest = hashlib.sha256()
     for values in (gathered.digests, gathered.parts.tolist(), gathered.source.labels.tolist()):
         digest.update(repr(values).encode())
     return digest.digest()

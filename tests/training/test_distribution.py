@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data.crew import Crew
 from errors import UserError
+from tests.data.test_crew import together
 from tests.training import trainings
-from training import distribution, follower, keras_multi_worker
+from training import distribution, exchange, follower, keras_multi_worker
 from training.agreement import Agreement
 from training.config import TrainConfig
 from training.distribution import ALONE, Distribution, WorkerLostError
@@ -176,9 +178,22 @@ def test_the_end_of_a_phase_is_always_saved() -> None:
 
 
 def test_workers_with_other_pictures_are_refused() -> None:
-    team = pair(np.int64(0), np.array([1, 0], np.int32))
-    with pytest.raises(UserError, match="same pictures"):
-        team.agree_on("pictures", b"ab")
+    others = np.frombuffer(b"\0\0ac\0\0\0\0", np.int64)
+    with pytest.raises(UserError, match="same pictures.*worker 1"):
+        pair([0, 2], others).agree_on("pictures", b"ab")
+
+
+@pytest.mark.parametrize("values", [[b"\xff" * 9, b"", b"abc"], [b"", b""]])
+def test_bytes_reach_every_worker(values: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_LARGEST", 1)
+
+    def work(crew: Crew) -> list[bytes]:
+        def sum_of_all(own: np.ndarray) -> np.ndarray:
+            return sum(np.frombuffer(each, np.int64) for each in crew.exchange(own.tobytes()))
+
+        return exchange.exchange(values[crew.member], crew.member, crew.members, sum_of_all)
+
+    assert together(work, len(values)) == [values] * len(values)
 
 
 def test_a_lost_worker_is_named() -> None:

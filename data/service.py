@@ -1,0 +1,135 @@
+"""Batches made on other hosts, by a `tf.data` service: finding it, using it, and noticing when it is gone.
+
+`python -m data.serve` starts its dispatcher and its workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+import tensorflow as tf
+
+from data.service_address import host_and_port
+from errors import UserError
+
+# How long to look for the dispatcher and its first worker at the start.
+WAIT_SECONDS = 30.0
+# How long dispatcher or workers may be silent before a training ends; TensorFlow alone would wait for ever.
+LOST_SECONDS = 60.0
+_PAUSE_SECONDS = 1.0
+# As that of a lost worker of the training: worth trying again.
+_LOST_EXIT_CODE = 138
+
+
+def find(address: str, seconds: float = WAIT_SECONDS) -> None:
+    """Returns once the dispatcher answers and has a worker.
+
+    Args:
+        address: `grpc://HOST:PORT`.
+        seconds: to wait at most.
+
+    Raises:
+        UserError: nobody answers, something else does, or no worker comes.
+    """
+    deadline = time.monotonic() + seconds
+    while problem := _problem(address, max(deadline - time.monotonic(), 0.1)):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"--data_service={address} must be the dispatcher of a tf.data service with one worker at least. "
+                f"Received, after {seconds:.0f} seconds: {problem}. Start them by `python -m data.serve --port=5050` "
+                "and `python -m data.serve --dispatcher=grpc://HOST:5050`, or leave out --data_service."
+            )
+        time.sleep(min(_PAUSE_SECONDS, seconds / 10))
+
+
+def distributed(address: str, steps: tf.data.Dataset, make: Callable[[tf.Tensor], tf.data.Dataset]) -> tf.data.Dataset:
+    """The batches of `steps`, each made once by one of the service's workers, in the order of their arrival.
+
+    Every iteration is a job of its own.
+
+    Args:
+        address: `grpc://HOST:PORT`.
+        steps: a range, whose numbers are given to the workers as they ask for them.
+        make: gives the batches of one step.
+    """
+    # A second range in the graph would be given out apart from the first, so a step's parts are made from its number.
+    batches = steps.interleave(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
+    service = tf.data.experimental.service
+    return batches.prefetch(tf.data.AUTOTUNE).apply(
+        service.distribute(processing_mode=service.ShardingPolicy.DYNAMIC, service=address)
+    )
+
+
+@contextlib.contextmanager
+def watched(address: str | None, seconds: float = LOST_SECONDS) -> Iterator[None]:
+    """Ends the process, with exit code 138 and a message, when the service is gone for so long while the block runs.
+
+    A thread does it, for the one that waits for a batch can't be interrupted.
+    """
+    if address is None:
+        yield
+        return
+    done = threading.Event()
+    thread = threading.Thread(target=_watch, args=(address, seconds, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _watch(address: str, seconds: float, done: threading.Event) -> None:
+    answered = time.monotonic()
+    while not done.wait(min(seconds / 6, 10)):
+        problem = _problem(address, min(seconds / 6, 10))
+        if not problem:
+            answered = time.monotonic()
+        elif time.monotonic() - answered > seconds and not done.is_set():
+            print(
+                f"The tf.data service at {address} is lost: {problem}. Start it again and go on with --resume and the "
+                "same --run_dir.",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(_LOST_EXIT_CODE)
+
+
+def _problem(address: str, seconds: float) -> str:
+    """Why no batches can be had now; empty when they can."""
+    try:
+        workers = _workers(host_and_port(address), seconds)
+    except grpc.RpcError as error:
+        return f"it does not answer ({error.code().name.lower()}: {error.details()})"
+    if not workers:
+        return "it has no worker"
+    if not any(_is_reachable(worker) for worker in workers):
+        return f"none of its workers can be reached from here ({', '.join(workers[:3])})"
+    return ""
+
+
+def _workers(address: str, seconds: float) -> list[str]:
+    """The addresses of the workers that the dispatcher knows."""
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        ask = channel.unary_unary("/tensorflow.data.DispatcherService/GetWorkers")
+        answer = ask(b"", timeout=seconds)
+    # GetWorkersResponse: repeated message 1 with the string 1; TensorFlow keeps its Python class to itself.
+    found = re.findall(rb"\n.\n.([\w.:\[\]-]+:[0-9]+)", answer, re.DOTALL)
+    return [worker.decode() for worker in found]
+
+
+def _is_reachable(worker: str) -> bool:
+    host, _, port = worker.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PAUSE_SECONDS).close()
+    except OSError:
+        return False
+    return True

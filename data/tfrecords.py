@@ -1,0 +1,206 @@
+"""Pictures inside TFRecord files: where each one begins and ends, so that any can be read without the others."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from data.crew import ALONE, Crew
+from data.memory import Memory, stamp_of_file
+from data.names import check_class_names, printable, shortened
+from data.scan import in_parallel
+from data.source import Source, as_records
+from errors import UserError
+
+# Up to here all pictures are held in memory, encoded. To read one from its shard takes 0.25 ms of a core, more than to
+# decode a picture of MNIST (0.05 ms) and less than a photograph (1 ms and more); small pictures make small data sets.
+KEPT_BYTES = 1 << 28
+
+# Of a TFRecord: its length (8 bytes) and the length's checksum (4) come first, its own checksum (4) comes last.
+_BEFORE, _AFTER = 12, 4
+_GZIP, _ZLIB = b"\x1f\x8b", b"\x78"
+_RECORDS_A_READ = 64
+_RULES = f"1 {tf.__version__}"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of an example's features: the encoded picture, its class index, and its class name or None."""
+
+    image: str = "image/encoded"
+    label: str = "image/class/label"
+    text: str | None = "image/class/text"
+
+
+@dataclass(frozen=True)
+class Index:
+    """Every picture of some shards, in their order.
+
+    Attributes:
+        paths: the shard of each picture.
+        spans: int64, a row a picture: its first byte in the shard, its length, and the bytes that follow it.
+        labels: int64 as the shards have them; -1 where there is none.
+        texts: class names as the shards have them; empty where there is none.
+        total_bytes: of all shards.
+    """
+
+    paths: np.ndarray
+    spans: np.ndarray
+    labels: np.ndarray
+    texts: list[str]
+    total_bytes: int
+
+    def numbered(self) -> Iterator[tuple[bytes, int]]:
+        """Each picture's shard, and its number in it."""
+        return ((path, number) for path, group in itertools.groupby(self.paths) for number, _ in enumerate(group))
+
+    def records(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """`records` and `spans` of a `Source`: what to read, or the pictures themselves where they are few."""
+        if self.total_bytes > KEPT_BYTES:
+            return self.paths, self.spans
+        content = {path: _read(path) for path in dict.fromkeys(self.paths)}
+        cut = [content[p][start : start + n] for p, (start, n, _) in zip(self.paths, self.spans.tolist(), strict=True)]
+        return as_records(cut), None
+
+
+def load(pattern: str, crew: Crew = ALONE) -> Source:
+    """Reads TFRecord files with one picture an example, as ImageNet is usually kept: `train-*-of-01024`.
+
+    Their examples have the features `image/encoded`, and `image/class/label` or `image/class/text`.
+
+    Args:
+        pattern: of the files' paths, with `*` and `?`.
+        crew: looks at the shards together.
+
+    Raises:
+        UserError: no file fits, or one is damaged, compressed, or holds other features.
+    """
+    paths = sorted(tf.io.gfile.glob(pattern))
+    if not paths:
+        raise UserError(f"--data={printable(pattern)} must name TFRecord files. Received a pattern that fits none.")
+    found = index(pattern, paths, Keys(), crew)
+    names, labels = _classes(pattern, found)
+    records, spans = found.records()
+    folder = os.path.commonprefix([os.path.dirname(path) + "/" for path in paths]).rpartition("/")[0]
+    return Source(
+        name=pattern,
+        addresses=tuple(f"{path.decode()[len(folder) + 1 :]}/{number}" for path, number in found.numbered()),
+        records=records,
+        labels=labels,
+        class_names=names,
+        holds_paths=spans is not None,
+        spans=spans,
+    )
+
+
+def index(name: str, paths: Sequence[str], keys: Keys, crew: Crew = ALONE) -> Index:
+    """Finds every picture in `paths`; what is known of a shard that hasn't changed since an earlier run is kept.
+
+    Args:
+        name: of the data set.
+        paths: the shards, in order.
+        keys: the features to look for.
+        crew: reads the shards together; each of its members gets the whole index.
+
+    Raises:
+        UserError: a shard is damaged, compressed, or holds other features.
+    """
+    memory = Memory(name, f"{_RULES} {keys}")
+    sizes = [tf.io.gfile.stat(path).length for path in paths]
+
+    def look(share: Sequence[str]) -> list[list[str]]:
+        stamps = [stamp_of_file(path.encode()) for path in share]
+        kept = [memory.get(path, stamp) for path, stamp in zip(share, stamps, strict=True)]
+        missing = [path for path, rows in zip(share, kept, strict=True) if rows is None]
+        fresh = iter(in_parallel(lambda path: _rows_of(path, keys), missing, "indexing shards"))
+        return [[stamp, *(rows or next(fresh))] for stamp, rows in zip(stamps, kept, strict=True)]
+
+    findings = crew.share("TFRecord files", paths, look)
+    if any(memory.get(path, stamp) is None for path, (stamp, *_) in zip(paths, findings, strict=True)):
+        memory.keep((path, stamp, rows) for path, (stamp, *rows) in zip(paths, findings, strict=True))
+    return _joined(paths, sizes, [rows for _, *rows in findings])
+
+
+def _joined(paths: Sequence[str], sizes: list[int], findings: list[list[str]]) -> Index:
+    cells = [row.split(" ", 3) for rows in findings for row in rows]
+    counts = [len(rows) for rows in findings]
+    shards = as_records([path.encode() for path in paths])
+    numbers = np.asarray([row[:3] for row in cells], np.int64).reshape(-1, 3)
+    after = np.repeat(np.asarray(sizes, np.int64), counts) - numbers[:, 0] - numbers[:, 1]
+    spans = np.column_stack([numbers[:, :2], after])
+    return Index(np.repeat(shards, counts), spans, numbers[:, 2], [row[3] for row in cells], sum(sizes))
+
+
+def _rows_of(path: str, keys: Keys) -> list[str]:
+    """`start length label text` of each picture in a shard; the checksums of all its records are compared."""
+    rows, start = [], 0
+    try:
+        batches = tf.data.TFRecordDataset(path).batch(_RECORDS_A_READ).as_numpy_iterator()
+        for record in itertools.chain.from_iterable(batches):
+            rows.append(_row(path, record, start + _BEFORE, keys))
+            start += _BEFORE + len(record) + _AFTER
+    except tf.errors.DataLossError as error:
+        raise _unusable(path, _why(path)) from error
+    except tf.errors.OpError as error:
+        raise _unusable(path, str(error.message).splitlines()[0]) from error
+    return rows
+
+
+def _row(path: str, record: bytes, start: int, keys: Keys) -> str:
+    try:
+        features = tf.train.Example.FromString(record).features.feature
+    except Exception as error:  # Protobuf's errors differ between its versions.
+        raise _unusable(path, "its records are no tf.train.Example") from error
+    pictures = features[keys.image].bytes_list.value
+    labels = features[keys.label].int64_list.value
+    texts = features[keys.text].bytes_list.value if keys.text else []
+    if len(pictures) != 1 or len(labels) > 1 or len(texts) > 1 or not (labels or texts):
+        held = ", ".join(sorted(key for key, value in features.items() if value.WhichOneof("kind")))
+        wanted = f"one {keys.image} and one {keys.label}{f' or {keys.text}' if keys.text else ''}"
+        raise _unusable(path, f"an example must hold {wanted}, and holds {held or 'nothing'}")
+    # Where the same bytes stand twice in a record, either will do.
+    first = start + record.find(pictures[0])
+    text = texts[0].decode(errors="replace").replace("\n", " ") if texts else ""
+    return f"{first} {len(pictures[0])} {labels[0] if labels else -1} {text}"
+
+
+def _classes(pattern: str, found: Index) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names and int64 indices: by name where every picture has one, else by number."""
+    by_name = all(found.texts)
+    if not by_name and (found.labels < 0).any():
+        raise _unusable(pattern, "some examples have a class name only, others a number only")
+    keys: list = sorted(set(found.texts)) if by_name else sorted(set(found.labels.tolist()))
+    names = tuple(map(str, keys))
+    if len(names) < 2:
+        raise UserError(
+            f"--data={printable(pattern)} must hold pictures of two classes at least. Received: "
+            f"{shortened(names) or 'no picture'}."
+        )
+    check_class_names(pattern, names)
+    place = {key: i for i, key in enumerate(keys)}
+    return names, np.asarray([place[key] for key in (found.texts if by_name else found.labels.tolist())], np.int64)
+
+
+def _read(path: bytes) -> bytes:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
+def _why(path: str) -> str:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        start = file.read(2)
+    if start == _GZIP or start[:1] == _ZLIB:
+        return "it seems to be compressed, so a single picture can't be read; write it without compression"
+    return "it is damaged or no TFRecord file"
+
+
+def _unusable(path: str, why: str) -> UserError:
+    return UserError(
+        "Every TFRecord file of --data must hold whole examples of one picture each. Received "
+        f"{printable(path)}: {why}."
+    )

@@ -1,0 +1,142 @@
+"""Batches made by a `tf.data` service in this process: a dispatcher and two workers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data import service
+from data.load import load
+from data.pipeline import Files, Share, Steps, training_batches
+from data.service_address import host_and_port
+from errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def worker(dispatcher: str) -> tf.data.experimental.service.WorkerServer:
+    config = tf.data.experimental.service.WorkerConfig(dispatcher.removeprefix("grpc://"), heartbeat_interval_ms=100)
+    return tf.data.experimental.service.WorkerServer(config)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A service with two workers."""
+    dispatcher = tf.data.experimental.service.DispatchServer()
+    workers = [worker(dispatcher.target) for _ in range(2)]
+    yield dispatcher.target
+    del workers
+
+
+@pytest.fixture
+def files(picture_folder: pathlib.Path) -> Files:
+    """Forty pictures, each with its own number as its label."""
+    source = load(str(picture_folder))
+    source.labels[:] = np.arange(40)
+    return Files(source, 16, 3)
+
+
+def by_picture(batches: tf.data.Dataset) -> dict[int, np.ndarray]:
+    """The pixels of every picture; each must come once."""
+    rows = [
+        (int(label), pixels) for batch in batches.as_numpy_iterator() for pixels, label in zip(*batch[:2], strict=True)
+    ]
+    assert len(rows) == len(dict(rows))
+    return dict(rows)
+
+
+def test_every_picture_comes_once_and_looks_as_without_a_service(address: str, files: Files) -> None:
+    elsewhere = functools.partial(service.distributed, address)
+    for epoch in (0, 3):
+        steps = Steps(batch_size=7, seed=5, first_epoch=epoch, last_epoch=epoch + 1)
+        here = by_picture(training_batches(files, steps, level="full"))
+        there = by_picture(training_batches(files, steps, level="full", elsewhere=elsewhere))
+        assert here.keys() == there.keys() == set(range(40))
+        assert all(np.array_equal(here[label], there[label]) for label in here)
+
+
+def test_trainings_on_several_devices_share_the_pictures(address: str, files: Files) -> None:
+    steps = Steps(batch_size=8, seed=5, first_epoch=1, last_epoch=2)
+    elsewhere = functools.partial(service.distributed, address)
+    shares = [Share(4, 0, 2), Share(4, 2, 2)]
+    parts = [by_picture(training_batches(files, steps, share=share, elsewhere=elsewhere)) for share in shares]
+    assert sorted([*parts[0], *parts[1]]) == list(range(40))
+
+
+def test_the_rest_of_an_epoch_can_be_made(address: str, files: Files) -> None:
+    steps = Steps(batch_size=8, seed=5, first_epoch=1, last_epoch=2, first_step=3)
+    elsewhere = functools.partial(service.distributed, address)
+    assert by_picture(training_batches(files, steps, elsewhere=elsewhere)).keys() == (
+        by_picture(training_batches(files, steps)).keys()
+    )
+
+
+def test_a_service_is_found(address: str) -> None:
+    service.find(address)
+
+
+@pytest.mark.parametrize("address", ["localhost:5050", "grpc://localhost", "grpc://a b:1", "http://a:1", "grpc://a:0"])
+def test_other_addresses_are_refused(address: str) -> None:
+    with pytest.raises(UserError, match="must be grpc://HOST:PORT"):
+        host_and_port(address)
+
+
+def test_an_address_where_nobody_answers_is_refused_in_time() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        start = time.monotonic()
+        with pytest.raises(UserError, match="does not answer.*data.serve"):
+            service.find(f"grpc://127.0.0.1:{taken.getsockname()[1]}", seconds=1.5)
+        assert time.monotonic() - start < 10
+
+
+def test_something_else_that_listens_is_refused_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        with pytest.raises(UserError, match="does not answer"):
+            service.find(f"grpc://127.0.0.1:{silent.getsockname()[1]}", seconds=1.5)
+        assert time.monotonic() - start < 10
+
+
+def test_a_dispatcher_without_workers_is_refused() -> None:
+    dispatcher = tf.data.experimental.service.DispatchServer()
+    with pytest.raises(UserError, match="it has no worker"):
+        service.find(dispatcher.target, seconds=1)
+
+
+_LOSING = """
+import sys
+import tensorflow as tf
+from data import service
+from tests.data.test_service import worker
+
+dispatcher = tf.data.experimental.service.DispatchServer()
+server = worker(dispatcher.target)
+with service.watched(dispatcher.target, seconds=2):
+    batches = iter(service.distributed(dispatcher.target, tf.data.Dataset.range(10**9), tf.data.Dataset.from_tensors))
+    next(batches)
+    server._stop()
+    dispatcher._stop()
+    for _ in batches:
+        pass
+"""
+
+
+def test_a_service_that_is_lost_ends_the_training() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    start = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", _LOSING], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (result.returncode, time.monotonic() - start < 60) == (138, True), result.stderr[-2000:]
+    assert "is lost" in result.stderr and "--resume" in result.stderr

@@ -1,0 +1,108 @@
+"""What must hold between the flags of a training, checked before anything slow is imported."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import models
+from data.service_address import host_and_port
+from errors import UserError
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
+
+
+def check(config: TrainConfig) -> None:
+    """Checks everything about several flags, or about places, that needs no TensorFlow.
+
+    Args:
+        config: with `weights` filled in.
+
+    Raises:
+        UserError: two flags contradict each other, or a file or package is missing.
+    """
+    _check_fractions(config)
+    _check_weights(config, models.find(config.model))
+    _check_run_dir(config)
+    if config.data_service is not None:
+        _check_data_service(config, config.data_service)
+
+
+def _check_fractions(config: TrainConfig) -> None:
+    total = config.train_fraction + config.val_fraction + config.test_fraction
+    if total > 1 + 1e-9:
+        raise UserError(
+            "--train_fraction, --val_fraction and --test_fraction must add up to at most 1. "
+            f"Received: {config.train_fraction:g} + {config.val_fraction:g} + {config.test_fraction:g} = {total:g}."
+        )
+
+
+def _check_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
+    if config.weights == "imagenet" and spec.weights is None:
+        published = ", ".join(name for name, row in models.REGISTRY.items() if row.weights)
+        raise UserError(
+            f"--weights=imagenet needs a model with published weights: {published}. "
+            f"Received: --model={config.model}. Pass --weights=none, or --weights=PATH to a file of your own."
+        )
+    if config.pretrained and config.weights != "imagenet" and not _may_be_file(config.weights or ""):
+        raise UserError(
+            "--weights must be imagenet, none, or the path of a weights file. "
+            f"Received: --weights={config.weights}, and there is no such file."
+        )
+    if config.freeze and not config.pretrained:
+        raise UserError(
+            "--freeze trains a new head on a backbone that has learnt something; random weights have not. Received: "
+            f"--freeze with --weights={config.weights} for --model={config.model}. Pass --weights=imagenet or "
+            "--weights=PATH, or leave out --freeze."
+        )
+    if config.augmented_views and not (config.freeze and config.augment != "none"):
+        raise UserError(
+            "--augmented_views keeps a frozen backbone's features of random views. Received: "
+            f"--augmented_views={config.augmented_views} with --augment={config.augment}"
+            f"{'' if config.freeze else ' and without --freeze'}. Pass --freeze and --augment=basic or full."
+        )
+    if config.fine_tune_epochs and not config.freeze:
+        raise UserError(
+            "--fine_tune_epochs is a second phase after --freeze. Received: "
+            f"--fine_tune_epochs={config.fine_tune_epochs} without --freeze. Pass --freeze, or use --epochs alone."
+        )
+
+
+def _check_run_dir(config: TrainConfig) -> None:
+    run_dir = config.run_dir or ""
+    if not run_dir.isprintable() or any("\ud800" <= letter <= "\udfff" for letter in run_dir):
+        raise UserError(f"--run_dir must be a name that prints, in UTF-8. Received: --run_dir={ascii(run_dir)}.")
+    if run_dir and _lies_in(run_dir, config.data):
+        raise UserError(
+            "--run_dir must lie outside the pictures, or the next run would take it for a class. "
+            f"Received: --run_dir={run_dir} in --data={config.data}. Pass another folder, such as runs/NAME."
+        )
+
+
+def _may_be_file(path: str) -> bool:
+    """Whether a file is there; of other file systems only TensorFlow could tell, which takes seconds to load."""
+    return "://" in path or os.path.isfile(path)
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    if "://" in folder:
+        return f"{path}/".startswith(f"{folder.rstrip('/')}/")
+    folder = os.path.realpath(folder)
+    return (
+        "://" not in path and os.path.isdir(folder) and os.path.commonpath([folder, os.path.realpath(path)]) == folder
+    )
+
+
+def _check_data_service(config: TrainConfig, address: str) -> None:
+    host_and_port(address)
+    if config.deterministic:
+        raise UserError(
+            "--data_service gives the batches of an epoch in the order of their arrival, which --deterministic can't "
+            "have. Received both. Leave one of them out."
+        )
+    if config.cache not in ("auto", "none"):
+        raise UserError(
+            "--data_service decodes pictures on other hosts in every epoch, so there is nothing to keep here. "
+            f"Received: --data_service={address} with --cache={config.cache}. Pass --cache=none."
+        )
