@@ -58,7 +58,7 @@ def _publish(run: Run) -> None:
     from serving.export import SERVER_VERSION, export_run
 
     path = export_run(run, base=_EXPORT_DIR.value, version=_VERSION.value, keep_versions=_KEEP_VERSIONS.value)
-    base, number = os.path.split(os.path.abspath(path))
+    base, number = os.path.split(path if "://" in path else os.path.abspath(path))
     print(
         f"Published version {number} of {run.config.model} ({len(run.class_names)} classes) in {base}\n"
         f"Serve it with TensorFlow Serving {SERVER_VERSION}:\n"

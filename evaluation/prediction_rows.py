@@ -17,6 +17,7 @@ from data.names import printable
 from evaluation.predictions import Answers
 
 _LARGEST_FILE = 1 << 28
+_TOO_LARGE = f"larger than {_LARGEST_FILE >> 20} MiB"
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,13 @@ class Reader:
     def _read(self, path: str) -> np.ndarray | str:
         """Pixels, or why there are none."""
         try:
-            # Opening a named pipe would wait for ever, and reading a film would fill the memory.
-            if not os.path.isfile(path):
-                return "no such file" if not os.path.exists(path) else "not a file"
-            if os.path.getsize(path) > _LARGEST_FILE:
-                return f"larger than {_LARGEST_FILE >> 20} MiB"
-            with open(path, "rb") as file:
-                encoded = file.read()
+            encoded = _read_remote(path) if "://" in path else _read_local(path)
         except OSError as error:
             return f"can't be read: {(error.strerror or 'unknown reason').lower()}"
+        except tf.errors.OpError as error:
+            return f"can't be read: {error.message}"
+        if isinstance(encoded, str):
+            return encoded
         # A few bytes can claim to be a gigapixel; nothing is decoded before this has looked.
         if problem := read_header(encoded).problem:
             return problem
@@ -103,13 +102,35 @@ class Reader:
         return Row(printable(path), named, estimate)
 
 
+def _read_local(path: str) -> bytes | str:
+    """A file's bytes, or why they are not wanted."""
+    # Opening a named pipe would wait for ever, and reading a film would fill the memory.
+    if not os.path.isfile(path):
+        return "no such file" if not os.path.exists(path) else "not a file"
+    if os.path.getsize(path) > _LARGEST_FILE:
+        return _TOO_LARGE
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _read_remote(path: str) -> bytes | str:
+    if tf.io.gfile.stat(path).length > _LARGEST_FILE:
+        return _TOO_LARGE
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
 def find(places: Iterable[str]) -> list[str]:
     """The files among `places`, and all visible ones below the folders among them, by name."""
-    return [path for place in places for path in (sorted(_below(place)) if os.path.isdir(place) else [place])]
+    return [path for place in places for path in (sorted(_below(place)) if _is_folder(place) else [place])]
+
+
+def _is_folder(place: str) -> bool:
+    return tf.io.gfile.isdir(place) if "://" in place else os.path.isdir(place)
 
 
 def _below(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in (tf.io.gfile.walk if "://" in folder else os.walk)(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
 

@@ -143,7 +143,8 @@ def _load_signature(folder: str) -> Callable:
 
 def newest_version(folder: str) -> str:
     """`folder`, or its largest version where it holds numbered ones as TensorFlow Serving expects them."""
-    versions = [int(name) for name in os.listdir(folder) if name.isdecimal()] if os.path.isdir(folder) else []
+    names = [name.rstrip("/") for name in tf.io.gfile.listdir(folder)] if tf.io.gfile.isdir(folder) else []
+    versions = [int(name) for name in names if name.isdecimal()]
     return os.path.join(folder, str(max(versions))) if versions else folder
 
 

@@ -77,13 +77,13 @@ def _named_functions(attributes: Iterable[Any]) -> list[str]:
 
 
 def _read(folder: str) -> saved_model_pb2.SavedModel:
-    others = [name for name in _OTHER_GRAPHS if os.path.exists(os.path.join(folder, name))]
+    others = [name for name in _OTHER_GRAPHS if tf.io.gfile.exists(os.path.join(folder, name))]
     if others:
         raise _unreadable(folder, f"it holds {others[0]} too")
     try:
-        with open(os.path.join(folder, _GRAPH), "rb") as file:
+        with tf.io.gfile.GFile(os.path.join(folder, _GRAPH), "rb") as file:
             saved = saved_model_pb2.SavedModel.FromString(file.read())
-    except (OSError, DecodeError) as problem:
+    except (OSError, tf.errors.OpError, DecodeError) as problem:
         raise _unreadable(folder, f"{_GRAPH} is missing or damaged") from problem
     # TensorFlow would run all of an older one's graph at once.
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):

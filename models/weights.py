@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pathlib
 import zipfile
@@ -13,6 +14,7 @@ import numpy as np
 import models
 from errors import UserError
 from models import downloads, torch_weights, weight_files
+from models.local_copy import local_copy
 from models.weight_files import BadFileError, Tensors
 
 # Layers of published heads: a file "with top" may hold them though only the backbone is wanted.
@@ -28,20 +30,18 @@ def load(model: keras.Model, name: str, source: str, *, include_head: bool = Fal
     Args:
         model: the model to change.
         name: its name in the registry.
-        source: `imagenet`, which fetches the published file, or the path of a `.weights.h5`, a legacy Keras `.h5`, a
-            `.keras` file, or a torchvision `.pth` (needs torch).
+        source: `imagenet`, which fetches the published file, or the path (local, `gs://` and so on) of a `.weights.h5`,
+            a legacy Keras `.h5`, a `.keras` file, or a torchvision `.pth` (needs torch).
         include_head: also fill the head; then its shapes must agree (1,000 classes for published files).
 
     Raises:
         UserError: the file can't be had, is damaged, or is of another network.
     """
     spec = models.find(name)
-    path = downloads.fetch(spec, include_head) if source == "imagenet" else pathlib.Path(source)
+    path = str(downloads.fetch(spec, include_head)) if source == "imagenet" else source
     parts = [model.get_layer("backbone")] + ([model.get_layer("head")] if include_head else [])
     try:
-        if not path.is_file():
-            raise BadFileError("there is no such file")
-        with weight_files.opened(path, torch_reader=lambda file: torch_weights.read(file, spec)) as tensors:
+        with local_copy(path) as file, _opened(file, spec) as tensors:
             values = _matched(parts, _renamed(parts, tensors) if source == "imagenet" else tensors)
     except BadFileError as problem:
         raise UserError(
@@ -53,20 +53,26 @@ def load(model: keras.Model, name: str, source: str, *, include_head: bool = Fal
         variable.assign(value)
 
 
+def _opened(file: pathlib.Path, spec: models.ModelSpec) -> contextlib.AbstractContextManager[Tensors]:
+    if not file.is_file():
+        raise BadFileError("there is no such file")
+    return weight_files.opened(file, torch_reader=lambda path: torch_weights.read(path, spec))
+
+
 def load_trained(path: str | pathlib.Path) -> keras.Model:
     """Reads a model of a run (`.keras`), not compiled; code in the file is refused, never run.
 
     Raises:
         UserError: the file is missing, damaged, holds code, or is not a model of this program.
     """
-    path = pathlib.Path(path)
     for spec in models.REGISTRY.values():
         importlib.import_module(spec.builder.split(":")[0])
     try:
-        if not zipfile.is_zipfile(path):
-            raise BadFileError(weight_files.described(path) if path.is_file() else "there is no such file")
-        weight_files.check_archive(path)
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with local_copy(str(path)) as file:
+            if not zipfile.is_zipfile(file):
+                raise BadFileError(weight_files.described(file) if file.is_file() else "there is no such file")
+            weight_files.check_archive(file)
+            model = keras.saving.load_model(file, compile=False, safe_mode=True)
         for part in ("preprocessing", "backbone", "head"):
             model.get_layer(part)
     except Exception as problem:  # A damaged or hostile archive can raise anything.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from data.files import explained, make_folder
 from errors import UserError
+from serving import remote
 
 # The server reads only folders whose name is a number; what is half-way there has a name that is none.
 _UNFINISHED = ".part-"
@@ -27,7 +28,7 @@ def publish(write: Callable[[str], None], base: str, *, version: int | None = No
 
     Args:
         write: makes the folder whose path it is given, which doesn't exist yet.
-        base: the folder of the versions, on a local file system; made when it doesn't exist.
+        base: the folder of the versions; made when it doesn't exist. On object storage see `serving.remote`.
         version: the number to take, at least 1; None for one more than the highest.
         keep_versions: how many of the highest numbers stay; 0 for all.
 
@@ -35,9 +36,11 @@ def publish(write: Callable[[str], None], base: str, *, version: int | None = No
         The path of the new version.
 
     Raises:
-        UserError: `base` is remote, full or not to be written to, or `version` exists.
+        UserError: `base` is full or not to be written to, or `version` exists.
     """
     _check(base, version, keep_versions)
+    if "://" in base:
+        return remote.publish(write, base, version, keep_versions)
     make_folder(base)
     _remove_left_over(base)
     unfinished = os.path.join(base, f"{_UNFINISHED}{_owner()}")
@@ -55,16 +58,13 @@ def publish(write: Callable[[str], None], base: str, *, version: int | None = No
 
 def versions(base: str) -> list[int]:
     """The numbers in `base` that a server would load, ascending."""
+    if "://" in base:
+        return remote.versions(base)
     names = os.listdir(base) if os.path.isdir(base) else []
     return sorted(int(name) for name in names if name.isdecimal() and os.path.isdir(os.path.join(base, name)))
 
 
 def _check(base: str, version: int | None, keep_versions: int) -> None:
-    if "://" in base:
-        raise UserError(
-            f"Versions must be published on a local file system, where renaming a folder is atomic. Received: {base}. "
-            "Pass a local folder with --export_dir=FOLDER and copy the finished version with the store's own tool."
-        )
     if version is not None and (version < 1 or version in versions(base)):
         raise UserError(
             f"--version must be at least 1 and not in {base} yet, which holds {versions(base) or 'no version'}. "

@@ -7,8 +7,9 @@ import os
 import zipfile
 
 import keras
+import tensorflow as tf
 
-from data.files import replacing
+from data.local_file import read_locally, replacing_from_local
 from training.run import MODEL, read_history
 
 
@@ -18,11 +19,10 @@ def keep(run_dir: str, model: keras.Model, loss: float) -> None:
     Raises:
         UserError: the disk is full, or the place can't be written to.
     """
-    with replacing(os.path.join(run_dir, MODEL)) as beside:
-        model.save(beside)
-        if "://" not in beside:
-            with zipfile.ZipFile(beside, "a") as archive:
-                archive.comment = json.dumps({"val_loss": loss}).encode()
+    with replacing_from_local(os.path.join(run_dir, MODEL)) as file:
+        model.save(file)
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.comment = json.dumps({"val_loss": loss}).encode()
 
 
 def kept_loss(run_dir: str) -> float:
@@ -32,7 +32,7 @@ def kept_loss(run_dir: str) -> float:
     """
     path = os.path.join(run_dir, MODEL)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with read_locally(path) as file, zipfile.ZipFile(file) as archive:
             return float(json.loads(archive.comment)["val_loss"])
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError):
+    except (OSError, tf.errors.NotFoundError, zipfile.BadZipFile, ValueError, KeyError, TypeError):
         return min((float(row["val_loss"]) for row in read_history(run_dir)), default=float("inf"))

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from data.files import replacing
+from data.local_file import replacing_from_local
 
 # The report exchanges these very colours for its style sheet's: its plots follow the reader's light or dark theme.
 INK, FAINT, PAPER = "#1f2933", "#9aa5b1", "#fffffe"
@@ -56,7 +56,7 @@ def plot_curves(history: Sequence[Mapping[str, str | float]], path: str) -> None
     Raises:
         UserError: the place can't be written to.
     """
-    with replacing(path) as beside:
+    with replacing_from_local(path) as beside:
         draw_curves(history).savefig(beside, dpi=120)
 
 

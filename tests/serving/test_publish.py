@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tensorflow as tf
 
 from errors import UserError
 from serving import publish as publishing
@@ -160,8 +161,16 @@ def test_a_server_that_reads_all_the_time_never_sees_half_a_version(tmp_path: pa
 
 
 def test_places_that_do_not_work_are_explained(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="local file system.*Received: gs://bucket/export.*--export_dir"):
-        publish(write, "gs://bucket/export")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="a file stands where a folder must be"):
         publish(write, str(tmp_path / "file"))
+
+
+def test_versions_on_object_storage() -> None:
+    base = "ram://published/export"
+    for number in (1, 2, 3):
+        assert publish(write, base, keep_versions=2) == f"{base}/{number}"
+    assert versions(base) == [2, 3]
+    assert tf.io.gfile.exists(f"{base}/3/variables/variables.index")
+    with pytest.raises(UserError, match="--version=3"):
+        publish(write, base, version=3)

@@ -1,0 +1,97 @@
+"""Pictures, weights, run folder, report and export on `ram://`, TensorFlow's file system in memory."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models
+from errors import UserError
+from evaluation import assess, card, prediction_rows, predictions, report
+from models import weights
+from serving.export import export_run
+from training import best
+from training.config import TrainConfig, resolved
+from training.fit import train
+from training.run import Run
+
+ROOT = "ram://darkroom"
+
+
+@pytest.fixture(scope="module")
+def remote_photos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two classes of twenty pictures each."""
+    from tests.conftest import encode, stripes
+
+    for name in ("lying", "upright"):
+        tf.io.gfile.makedirs(f"{ROOT}/photos/{name}")
+        for i in range(20):
+            with tf.io.gfile.GFile(f"{ROOT}/photos/{name}/{i:02d}.jpg", "wb") as file:
+                file.write(encode(stripes(i + 100 * (name == "upright"), upright=name == "upright")))
+    return f"{ROOT}/photos"
+
+
+def test_from_training_to_prediction_without_a_local_path(remote_photos: str, tmp_path: pathlib.Path) -> None:
+    local = str(tmp_path / "start.weights.h5")
+    keras.utils.set_random_seed(1)
+    models.build("lenet5", 2, image_size=16, transfer=True).save_weights(local)
+    tf.io.gfile.copy(local, f"{ROOT}/start.weights.h5", overwrite=True)
+    flags = {"model": "lenet5", "image_size": 16, "freeze": True, "epochs": 2, "fine_tune_epochs": 1}
+    config = TrainConfig(
+        **flags, data=remote_photos, weights=f"{ROOT}/start.weights.h5", run_dir=f"{ROOT}/run", checkpoint_minutes=0
+    )
+
+    run = train(resolved(config), "test")
+    kept = {"config.json", "curves.png", "history.csv", "labels.txt", "model.keras", "splits.csv", "test.json"}
+    assert set(tf.io.gfile.listdir(run.path)) == kept
+    lowest = min(float(row["val_loss"]) for row in run.history())
+    assert best.kept_loss(run.path) == pytest.approx(lowest, abs=1e-6)
+
+    run, model = Run.open(run.path), Run.open(run.path).load_model()
+    assessment = assess.assess(assess.own_test_part(run, "model.keras"), predictions.from_model(model), 8)
+    assert assessment.numbers["accuracy"] == pytest.approx(run.test_metrics()["accuracy"])
+    assert tf.io.gfile.exists(report.write(assessment, model, run.file("report")))
+    assert tf.io.gfile.exists(card.write(assessment))
+
+    version = export_run(run)
+    assert version == f"{ROOT}/run/export/1"
+    served = predictions.from_saved_model(predictions.newest_version(run.file("export")), run.class_names)
+    part = run.part("test")
+    np.testing.assert_allclose(
+        served(part, 8, "served").probabilities,
+        predictions.from_model(model)(part, 8, "here").probabilities,
+        atol=1e-5,
+    )
+
+    paths = prediction_rows.find([f"{remote_photos}/lying", f"{ROOT}/no.jpg"])
+    reader = prediction_rows.Reader(16, models.find("lenet5").channels, run.class_names)
+    rows = list(reader.rows(paths, predictions.answering(model), 8))
+    assert len(rows) == 21
+    assert all(row.answers for row in rows[:20]) and "can't be read" in rows[20].error
+
+
+def test_an_unfinished_run_is_resumed(remote_photos: str) -> None:
+    flags = {"model": "lenet5", "image_size": 16, "data": remote_photos, "run_dir": f"{ROOT}/resumed", "epochs": 1}
+    config = resolved(TrainConfig(**flags, checkpoint_minutes=0))
+    run = train(config, "test")
+    with pytest.raises(UserError, match="has finished"):
+        train(resolved(TrainConfig(**flags, resume=True)), "test")
+    assert not tf.io.gfile.exists(os.path.join(run.path, "checkpoint"))
+
+
+def test_missing_and_wrong_remote_files_are_explained() -> None:
+    model = models.build("lenet5", 2, image_size=16)
+    with pytest.raises(UserError, match=f"{ROOT}/none.weights.h5.*no such file"):
+        weights.load(model, "lenet5", f"{ROOT}/none.weights.h5")
+    with pytest.raises(UserError, match="no such file"):
+        weights.load_trained(f"{ROOT}/none.keras")
+
+
+def test_a_run_folder_inside_remote_pictures_is_refused() -> None:
+    with pytest.raises(UserError, match="outside the pictures"):
+        resolved(TrainConfig(model="lenet5", data="gs://bucket/photos", run_dir="gs://bucket/photos/run"))
