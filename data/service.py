@@ -25,8 +25,14 @@ WAIT_SECONDS = 30.0
 # How long dispatcher or workers may be silent before a training ends; TensorFlow alone would wait for ever.
 LOST_SECONDS = 60.0
 _PAUSE_SECONDS = 1.0
-# As that of a lost worker of the training: worth trying again.
-_LOST_EXIT_CODE = 138
+_MISSING = re.compile("was expected to contain .* but contained only")
+
+
+class ServiceLostError(UserError):
+    """A part of the service has ended, or can't be reached any more."""
+
+    # As that of a lost worker of the training: worth trying again.
+    exit_code = 138
 
 
 def find(address: str, seconds: float = WAIT_SECONDS) -> None:
@@ -40,7 +46,7 @@ def find(address: str, seconds: float = WAIT_SECONDS) -> None:
         UserError: nobody answers, something else does, or no worker comes.
     """
     deadline = time.monotonic() + seconds
-    while problem := _problem(address, max(deadline - time.monotonic(), 0.1)):
+    while problem := _problem(address, max(deadline - time.monotonic(), 0.1), set()):
         if time.monotonic() > deadline:
             raise UserError(
                 f"--data_service={address} must be the dispatcher of a tf.data service with one worker at least. "
@@ -70,9 +76,17 @@ def distributed(address: str, steps: tf.data.Dataset, make: Callable[[tf.Tensor]
 
 @contextlib.contextmanager
 def watched(address: str | None, seconds: float = LOST_SECONDS) -> Iterator[None]:
-    """Ends the process, with exit code 138 and a message, when the service is gone for so long while the block runs.
+    """Ends the process, with exit code 138 and a message, when a part of the service is gone while the block runs.
 
-    A thread does it, for the one that waits for a batch can't be interrupted.
+    A worker that is lost takes the batches with it that it had begun, and TensorFlow would wait for them without end. A
+    thread ends the process, for the one that waits can't be interrupted.
+
+    Args:
+        address: `grpc://HOST:PORT`; None for no service.
+        seconds: how long the dispatcher or a worker may be silent.
+
+    Raises:
+        ServiceLostError: batches are missing, because a worker has been started again.
     """
     if address is None:
         yield
@@ -82,6 +96,10 @@ def watched(address: str | None, seconds: float = LOST_SECONDS) -> Iterator[None
     thread.start()
     try:
         yield
+    except tf.errors.FailedPreconditionError as error:
+        if not _MISSING.search(str(error)):
+            raise
+        raise ServiceLostError(_lost(address, "batches of an epoch are missing, for a worker was lost")) from error
     finally:
         done.set()
         thread.join()
@@ -89,31 +107,33 @@ def watched(address: str | None, seconds: float = LOST_SECONDS) -> Iterator[None
 
 def _watch(address: str, seconds: float, done: threading.Event) -> None:
     answered = time.monotonic()
+    known: set[str] = set()
     while not done.wait(min(seconds / 6, 10)):
-        problem = _problem(address, min(seconds / 6, 10))
+        problem = _problem(address, min(seconds / 6, 10), known)
         if not problem:
             answered = time.monotonic()
         elif time.monotonic() - answered > seconds and not done.is_set():
-            print(
-                f"The tf.data service at {address} is lost: {problem}. Start it again and go on with --resume and the "
-                "same --run_dir.",
-                file=sys.stderr,
-                flush=True,
-            )
-            os._exit(_LOST_EXIT_CODE)
+            print(_lost(address, problem), file=sys.stderr, flush=True)
+            os._exit(ServiceLostError.exit_code)
 
 
-def _problem(address: str, seconds: float) -> str:
-    """Why no batches can be had now; empty when they can."""
+def _lost(address: str, problem: str) -> str:
+    return (
+        f"The tf.data service at {address} is lost: {problem}. Start it again and go on with --resume and the same "
+        "--run_dir."
+    )
+
+
+def _problem(address: str, seconds: float, known: set[str]) -> str:
+    """Why not all batches can be had now; empty when they can. Adds the workers that it finds to `known`."""
     try:
-        workers = _workers(host_and_port(address), seconds)
+        known.update(_workers(host_and_port(address), seconds))
     except grpc.RpcError as error:
         return f"it does not answer ({error.code().name.lower()}: {error.details()})"
-    if not workers:
+    if not known:
         return "it has no worker"
-    if not any(_is_reachable(worker) for worker in workers):
-        return f"none of its workers can be reached from here ({', '.join(workers[:3])})"
-    return ""
+    lost = sorted(worker for worker in known if not _is_reachable(worker))
+    return f"of its workers these can't be reached from here: {', '.join(lost[:3])}" if lost else ""
 
 
 def _workers(address: str, seconds: float) -> list[str]:

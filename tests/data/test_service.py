@@ -57,12 +57,11 @@ def by_picture(batches: tf.data.Dataset) -> dict[int, np.ndarray]:
 
 def test_every_picture_comes_once_and_looks_as_without_a_service(address: str, files: Files) -> None:
     elsewhere = functools.partial(service.distributed, address)
-    for epoch in (0, 3):
-        steps = Steps(batch_size=7, seed=5, first_epoch=epoch, last_epoch=epoch + 1)
-        here = by_picture(training_batches(files, steps, level="full"))
-        there = by_picture(training_batches(files, steps, level="full", elsewhere=elsewhere))
-        assert here.keys() == there.keys() == set(range(40))
-        assert all(np.array_equal(here[label], there[label]) for label in here)
+    steps = Steps(batch_size=7, seed=5, first_epoch=3, last_epoch=4)
+    here = by_picture(training_batches(files, steps, level="full"))
+    there = by_picture(training_batches(files, steps, level="full", elsewhere=elsewhere))
+    assert here.keys() == there.keys() == set(range(40))
+    assert all(np.array_equal(here[label], there[label]) for label in here)
 
 
 def test_trainings_on_several_devices_share_the_pictures(address: str, files: Files) -> None:
@@ -117,26 +116,39 @@ def test_a_dispatcher_without_workers_is_refused() -> None:
 _LOSING = """
 import sys
 import tensorflow as tf
+from tensorflow.python.data.experimental.ops import testing
 from data import service
 from tests.data.test_service import worker
 
+def slowly(step):
+    return tf.data.Dataset.from_tensors(step).apply(testing.sleep(50_000))
+
 dispatcher = tf.data.experimental.service.DispatchServer()
-server = worker(dispatcher.target)
+workers = [worker(dispatcher.target) for _ in range(2)]
 with service.watched(dispatcher.target, seconds=2):
-    batches = iter(service.distributed(dispatcher.target, tf.data.Dataset.range(10**9), tf.data.Dataset.from_tensors))
-    next(batches)
-    server._stop()
-    dispatcher._stop()
-    for _ in batches:
-        pass
+    for number, _ in enumerate(service.distributed(dispatcher.target, tf.data.Dataset.range(10**6), slowly)):
+        if number == 20:
+            {stop}
 """
 
 
-def test_a_service_that_is_lost_ends_the_training() -> None:
+@pytest.mark.parametrize(
+    ("stop", "problem"),
+    [
+        ("workers[0]._stop(); workers[1]._stop(); dispatcher._stop()", "does not answer"),
+        ("workers[1]._stop()", "reached"),
+    ],
+)
+def test_a_service_that_is_lost_ends_the_training(stop: str, problem: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     start = time.monotonic()
-    result = subprocess.run(
-        [sys.executable, "-c", _LOSING], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-c", _LOSING.format(stop=stop)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert (result.returncode, time.monotonic() - start < 60) == (138, True), result.stderr[-2000:]
-    assert "is lost" in result.stderr and "--resume" in result.stderr
+    assert "is lost" in result.stderr and problem in result.stderr and "--resume" in result.stderr
+
+
+def test_missing_batches_are_explained(address: str) -> None:
+    short = tf.data.Dataset.range(3).apply(tf.data.experimental.assert_cardinality(4))
+    with pytest.raises(service.ServiceLostError, match="batches of an epoch are missing"), service.watched(address):
+        list(short)
