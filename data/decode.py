@@ -68,6 +68,8 @@ def is_bitmap(encoded: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(encoded, 0, 2) == b"BM"
 
 
+# Inlined, its hundreds of operations would be skipped one by one for each JPEG, a fifth of the time that one takes.
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
     """By name, for `tf.io.decode_image` takes more formats with each release, which a server of last year lacks."""
     return tf.case(
