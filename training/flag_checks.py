@@ -22,11 +22,20 @@ def check(config: TrainConfig) -> None:
     Raises:
         UserError: two flags contradict each other, or a file or package is missing.
     """
+    _check_characters(config)
     _check_fractions(config)
     _check_weights(config, models.find(config.model))
     _check_run_dir(config)
     if config.data_service is not None:
         _check_data_service(config, config.data_service)
+
+
+def _check_characters(config: TrainConfig) -> None:
+    """A flag file can hold what no command line can, and Python refuses as a path without naming the flag."""
+    for name in ("data", "data_dir", "weights", "run_dir"):
+        value = getattr(config, name) or ""
+        if "\0" in value:
+            raise UserError(f"--{name} must be a name without the character NUL. Received: --{name}={ascii(value)}.")
 
 
 def _check_fractions(config: TrainConfig) -> None:

@@ -41,6 +41,7 @@ def values_of(name: str) -> st.SearchStrategy:
 
 @hypothesis.settings(max_examples=600, deadline=None)
 @hypothesis.given(st.fixed_dictionaries({}, optional={name: values_of(name) for name in FIELDS}))
+@hypothesis.example({"data": "\0"})
 def test_a_configuration_is_complete_or_refused_by_name(given: dict[str, Any]) -> None:
     try:
         config = resolved(TrainConfig(**given))
