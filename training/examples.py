@@ -19,8 +19,8 @@ from data.source import Source
 from errors import UserError
 from training.config import TrainConfig
 
-# What TensorFlow's messages hold when a decoder fails, and when a file does.
-_DECODING = re.compile("Decode(Jpeg|Image|Bmp|Png|Gif)|ExtractJpegShape|not a JPEG")
+# What TensorFlow's messages hold when a decoder fails or a shard has another length, and when a file is missing.
+_DECODING = re.compile("Decode(Jpeg|Image|Bmp|Png|Gif)|ExtractJpegShape|not a JPEG|body length")
 _MISSING = re.compile(r"[^\s:]*/[^;\n]*; [\w ]+")
 
 

@@ -6,9 +6,14 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from data import tfrecords
+from data.load import load
+from errors import UserError
 from tests.data import records
+from tests.data.encoded import jpeg
+from training import examples
 from training.config import TrainConfig, resolved
 from training.fit import train
 
@@ -31,3 +36,15 @@ def test_shards_and_memory_give_the_same_network(
     for one, other in zip(*(run.load_model().get_weights() for run in runs), strict=True):
         np.testing.assert_array_equal(one, other)
     assert runs[0].test_metrics() == runs[1].test_metrics()
+
+
+def test_a_shard_that_changes_while_training_is_explained(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tfrecords, "KEPT_BYTES", 0)
+    path = tmp_path / "a.tfrecord"
+    records.write(path, [records.example(jpeg(), label) for label in (1, 2)])
+    read = tf.data.Dataset.range(2).map(load(str(path)).reader())
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match="must stay as they are"), examples.unchanged(TrainConfig(data=str(path))):
+        list(read)
