@@ -1,5 +1,5 @@
 # make train   install, then train, evaluate and export on data that needs no download
-# make test    install, then run the fast tests       make slow   the slow ones too
+# make test    install, then run the fast tests      make slow   the slow ones too
 # make lint    ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,8 +18,9 @@ train: $(VENV)/installed
 	$(BIN)/python evaluate.py --run=$(RUN)
 	$(BIN)/python export.py --run=$(RUN)
 
+# Three at a time on two cores: some tests only wait for processes.
 test: $(VENV)/installed-for-tests
-	$(BIN)/python -m pytest -n 2 --dist=loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist=loadfile $(PYTEST_ARGS)
 
 slow: $(VENV)/installed-for-tests
 	$(BIN)/python -m pytest --run_slow $(PYTEST_ARGS)
