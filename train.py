@@ -53,8 +53,8 @@ def _stored(run_dir: str) -> TrainConfig:
     stored = Run.open(run_dir).config
     given = training_flags.given()
     # Where the batches are made may change; what is in them doesn't.
-    service = given.get("data_service", stored.data_service) if stored.data_service else None
-    stored = dataclasses.replace(stored, data_service=service)
+    if stored.data_service and "data_service" in given:
+        stored = dataclasses.replace(stored, data_service=training_flags.read().data_service)
     for name, value in given.items():
         if name not in ("resume", "run_dir") and getattr(stored, name) != value:
             raise errors.UserError(
