@@ -6,8 +6,10 @@ nobody disturbed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -61,7 +63,6 @@ def main(argv: list[str]) -> int:
     """Prints a line for each training and the sum; 1 when any differs."""
     options = flags.FLAGS
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder
         trials = list(run(pathlib.Path(folder), options.times, options.seed))
     same = sum(trial.is_same for trial in trials)
     kills = sum(len(trial.kills) for trial in trials)
@@ -80,7 +81,7 @@ def run(folder: pathlib.Path, times: int, seed: int) -> Iterator[Trial]:
         case = list(_CASES)[number % len(_CASES)]
         place = folder / str(number)
         trial = _disturbed(generator, case, commands[case], place, undisturbed[case])
-        shutil.rmtree(place, ignore_errors=True)
+        _remove(place)
         answer = "yes" if trial.is_same else "NO"
         print(f"{number + 1:8}  {case:<32}  {answer:<9}  {'; '.join(trial.kills)} {trial.problem}", flush=True)
         yield trial
@@ -110,7 +111,7 @@ class Undisturbed:
     Attributes:
         result: fingerprint of what it ends with.
         seconds: from its start to its end.
-        saves: checkpoints on the way, one a step.
+        saves: checkpoints on the way, one a step and one a batch of features.
     """
 
     result: str
@@ -126,7 +127,7 @@ def _undisturbed(folder: pathlib.Path, command: list[str]) -> Undisturbed:
     if process.returncode:
         raise UserError(f"The training must work undisturbed first. It ended with:\n{_log(place).read_text()}")
     result = Undisturbed(_fingerprint(place), time.monotonic() - start, saves)
-    shutil.rmtree(place)
+    _remove(place)
     return result
 
 
@@ -141,10 +142,12 @@ def _watch(process: subprocess.Popen, place: pathlib.Path, most: int | None) -> 
 
 
 def _stamp(place: pathlib.Path) -> int:
-    try:
-        return (place / "checkpoint" / "state.npz").stat().st_mtime_ns
-    except OSError:
-        return 0
+    """When something was last saved, of the state or of the features."""
+    last = 0
+    for path in (place / "checkpoint" / "state.npz", *_cache(place).glob("darkroom/features/*/progress.json")):
+        with contextlib.suppress(OSError):
+            last = max(last, path.stat().st_mtime_ns)
+    return last
 
 
 def _disturbed(
@@ -179,12 +182,23 @@ def _kill(generator: random.Random, process: subprocess.Popen, place: pathlib.Pa
 
 
 def _started(command: list[str], place: pathlib.Path) -> subprocess.Popen:
+    # Each training computes its features itself.
+    environment = os.environ | {"XDG_CACHE_HOME": str(_cache(place))}
     with open(_log(place), "wb") as log:
-        return subprocess.Popen([*command, f"--run_dir={place}"], stdout=log, stderr=log, cwd=_ROOT)
+        return subprocess.Popen([*command, f"--run_dir={place}"], stdout=log, stderr=log, cwd=_ROOT, env=environment)
 
 
 def _log(place: pathlib.Path) -> pathlib.Path:
     return place.with_suffix(".log")
+
+
+def _cache(place: pathlib.Path) -> pathlib.Path:
+    return place.with_suffix(".cache")
+
+
+def _remove(place: pathlib.Path) -> None:
+    for folder in (place, _cache(place)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _how_far(place: pathlib.Path) -> str:
@@ -194,7 +208,11 @@ def _how_far(place: pathlib.Path) -> str:
         return "after the test"
     progress = read_progress(str(place))
     if progress is None:
-        return "before the first checkpoint" if (place / "config.json").exists() else "before the run folder"
+        if not (place / "config.json").exists():
+            return "before the run folder"
+        records = _cache(place).glob("darkroom/features/*.part/progress.json")
+        rows = [json.loads(record.read_text())["rows"] for record in records]
+        return f"feature {rows[0]}" if rows else "before the first checkpoint"
     return f"epoch {progress.epoch + 1} step {progress.step}"
 
 

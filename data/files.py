@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -15,6 +16,8 @@ from errors import UserError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNFINISHED = ".part-"
+# What nobody has gone on with for so long has probably been given up, and takes up room.
+GIVEN_UP_SECONDS = 7 * 24 * 3600.0
 
 
 @contextlib.contextmanager
@@ -94,13 +97,23 @@ def reserve(path: str) -> None:
 
 
 def remove_left_over(folder: str) -> None:
-    """Removes what processes of this machine that no longer run have left unfinished in `folder`."""
+    """Removes what processes have left unfinished in `folder`: those that no longer run, and others a week ago."""
     if "://" in folder or not os.path.isdir(folder):
         return
     for name in os.listdir(folder):
-        process = name.removeprefix(_beside_prefix()).split("-")[0]
-        if name.startswith(_beside_prefix()) and process.isdecimal() and not _is_running(int(process)):
-            _remove_quietly(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        if name.startswith(_UNFINISHED) and (_is_of_the_dead(name) or _is_given_up(path)):
+            _remove_quietly(path)
+
+
+def discard(path: str) -> None:
+    """Removes the folder `path`, which nobody sees with some of its files gone."""
+    folder, name = os.path.split(path)
+    beside = os.path.join(folder, f"{_beside_prefix()}{os.getpid()}-{name}")
+    _remove_quietly(beside)
+    with contextlib.suppress(OSError):
+        os.rename(path, beside)
+    _remove_quietly(beside)
 
 
 def cache_folder() -> str:
@@ -112,6 +125,18 @@ def cache_folder() -> str:
 def _beside_prefix() -> str:
     """Names the machine too: on a shared disk a process with the same number may run elsewhere."""
     return f"{_UNFINISHED}{socket.gethostname()}."
+
+
+def _is_of_the_dead(name: str) -> bool:
+    process = name.removeprefix(_beside_prefix()).split("-")[0]
+    return name.startswith(_beside_prefix()) and process.isdecimal() and not _is_running(int(process))
+
+
+def _is_given_up(path: str) -> bool:
+    # On a shared disk it may be of a machine that is no more, or of a container whose processes all have number 1.
+    with contextlib.suppress(OSError):
+        return time.time() - os.lstat(path).st_mtime > GIVEN_UP_SECONDS
+    return False
 
 
 def _is_running(process: int) -> bool:

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import keras
+import numpy as np
 
 from errors import UserError
 from training import best, checkpoint
 from training.checkpoint import Progress
+from training.interruption import Agree, Signals, alone
 from training.run import write_history
 from training.transfer import Phase
-
-
-class RunInterruptedError(UserError):
-    """The user, or the system, asked the run to stop, and it has saved its state.
-
-    Args:
-        message: for the user.
-        number: the signal; the exit code tells it as a shell does, 128 + number.
-    """
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + number
 
 
 class StopAtNonFinite(keras.callbacks.Callback):
@@ -131,11 +115,6 @@ class Recorder(keras.callbacks.Callback):
             best.keep(self._run_dir, self._whole, loss)
 
 
-def _alone(is_due: bool, number: int | None, is_certain: bool) -> tuple[bool, int | None]:
-    """With one process there is nobody to agree with."""
-    return is_due, number
-
-
 class Checkpointer(keras.callbacks.Callback):
     """Saves the whole state every so many minutes and when the run is told to stop, and restores it once.
 
@@ -148,9 +127,9 @@ class Checkpointer(keras.callbacks.Callback):
         steps_per_epoch: steps of a full epoch.
         minutes: between two checkpoints; 0 for one after every step.
         guard: says what to raise when the weights are no numbers any more.
+        signals: stop the run after a step, or a batch of the validation.
         agree: see `training.agreement.Agreement`.
         resumes: whether to restore the last checkpoint before the first step.
-        saves_at_end: whether to save when the phase has finished, because another one follows.
     """
 
     def __init__(
@@ -161,81 +140,60 @@ class Checkpointer(keras.callbacks.Callback):
         steps_per_epoch: int,
         minutes: float,
         guard: StopAtNonFinite,
+        signals: Signals,
         *,
-        agree: Callable[[bool, int | None, bool], tuple[bool, int | None]] = _alone,
+        agree: Agree = alone,
         resumes: bool,
-        saves_at_end: bool,
     ) -> None:
         super().__init__()
         self._run_dir, self._whole, self._progress, self._guard = run_dir, whole, progress, guard
-        self._steps_per_epoch, self._seconds = steps_per_epoch, 60 * minutes
-        self._agree, self._resumes, self._saves_at_end = agree, resumes, saves_at_end
-        self._last = time.monotonic()
-        self._signal: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """From here on a signal stops the run after a whole step."""
-        # Python lets only the main thread handle signals.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the signals back."""
-        self.release()
-
-    def release(self) -> None:
-        """Lets signals act as they did before, and one that came too late for the last step, too."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
-        if self._signal is not None:
-            number, self._signal = self._signal, None
-            signal.raise_signal(number)
+        self._steps_per_epoch, self._seconds, self._signals = steps_per_epoch, 60 * minutes, signals
+        self._agree, self._resumes = agree, resumes
+        self._last, self._is_saved = time.monotonic(), False
+        self._metrics: list[np.ndarray] | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keras has emptied the metrics by now, so this is where a state can be put back."""
         if self._resumes:
             checkpoint.restore(self._run_dir, self._whole, self.model)
-            self._resumes = False
+            self._resumes, self._is_saved = False, True
             if self._progress.step == 0:
                 # What was saved between two epochs are the metrics of the validation.
                 self.model.reset_metrics()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Counts the step; the last one of an epoch is left to `on_epoch_end`, which validation belongs to."""
+        """Counts the step."""
         self._progress.step += 1
-        if self._progress.step < self._steps_per_epoch:
-            self._save_if_due()
+        self._is_saved = False
+        self._save_if_due()
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Puts the metrics of the training aside, which Keras empties now."""
+        self._metrics = [variable.numpy() for variable in self.model.metrics_variables]
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """A validation can be long. It is begun again after a stop, and until its end nothing new is worth saving."""
+        self._save_if_due()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts the epoch."""
+        self._metrics = None
         self._progress.epoch, self._progress.step = epoch + 1, 0
-        self._save_if_due(is_due=self._saves_at_end and self._progress.phase_finished)
+        self._is_saved = False
+        self._save_if_due(is_due=self._progress.phase_finished)
 
     def _save_if_due(self, *, is_due: bool = False) -> None:
         has_waited = time.monotonic() - self._last >= self._seconds
-        is_due, number = self._agree(is_due or has_waited, self._signal, is_due)
-        if number is None and not is_due:
-            return
+        is_due, number = self._agree(is_due or (has_waited and not self._is_saved), self._signals.number, is_due)
+        if (is_due or number is not None) and not self._is_saved:
+            self._save()
+        if number is not None:
+            place = f"after step {self._progress.step} of epoch {self._progress.epoch + 1}"
+            raise self._signals.answer(number, f"{place}; the state is saved")
+
+    def _save(self) -> None:
         try:
-            checkpoint.save(self._run_dir, self._progress, self._whole, self.model)
+            checkpoint.save(self._run_dir, self._progress, self._whole, self.model, self._metrics)
         except checkpoint.NotFiniteError as error:
             raise self._guard.diverged("Weights became NaN or infinite") from error
-        self._last = time.monotonic()
-        if number is not None:
-            self._signal = None
-            raise RunInterruptedError(
-                f"Stopped by {signal.Signals(number).name} after step {self._progress.step} of epoch "
-                f"{self._progress.epoch + 1}; the state is saved. Go on with it by "
-                f"`python train.py --resume --run_dir={self._run_dir}`.",
-                number,
-            )
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._signal = number
-        # Not `print`, which the signal may just have interrupted.
-        os.write(2, b"\nStopping after this step and saving. Ctrl-C stops at once, without saving.\n")
+        self._last, self._is_saved = time.monotonic(), True

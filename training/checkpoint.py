@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,13 @@ class NotFiniteError(Exception):
     """The weights hold NaN or infinity, so their checkpoint would be worth less than the one before."""
 
 
-def save(run_dir: str, progress: Progress, model: keras.Model, trainee: keras.Model) -> None:
+def save(
+    run_dir: str,
+    progress: Progress,
+    model: keras.Model,
+    trainee: keras.Model,
+    metrics: list[np.ndarray] | None = None,
+) -> None:
     """Writes one file with the whole state; a kill leaves the previous one.
 
     Args:
@@ -63,13 +70,16 @@ def save(run_dir: str, progress: Progress, model: keras.Model, trainee: keras.Mo
         model: the whole network, whose variables hold the state of its dropout layers too; a `.keras` file of
             Keras 3.15 does not.
         trainee: the model that is being fitted, the network or its head, with its optimiser and metrics.
+        metrics: values of the metrics' variables to save in place of those that they have now.
 
     Raises:
         NotFiniteError: nothing was written.
         UserError: the disk is full, or the place can't be written to.
     """
-    arrays = {f"{i:05d}": variable.numpy() for i, variable in enumerate(_variables(model, trainee))}
-    weights = list(arrays.values())[: len(model.variables)]
+    values = [variable.numpy() for variable in _variables(model, trainee)]
+    if metrics is not None:
+        values[len(values) - len(metrics) :] = metrics
+    weights = values[: len(model.variables)]
     if not all(np.isfinite(weight).all() for weight in weights):
         raise NotFiniteError
     folder = os.path.join(run_dir, CHECKPOINT)
@@ -77,7 +87,7 @@ def save(run_dir: str, progress: Progress, model: keras.Model, trainee: keras.Mo
     with replacing(os.path.join(folder, _STATE)) as beside, tf.io.gfile.GFile(beside, "wb") as file:
         content = io.BytesIO()
         position = {_PROGRESS: np.asarray(json.dumps(dataclasses.asdict(progress)))}
-        np.savez(content, allow_pickle=False, **position, **arrays)
+        np.savez(content, allow_pickle=False, **position, **{f"{i:05d}": value for i, value in enumerate(values)})
         file.write(content.getvalue())
 
 
@@ -87,8 +97,8 @@ def read_progress(run_dir: str) -> Progress | None:
     Raises:
         UserError: the checkpoint is damaged.
     """
-    state = _read(run_dir)
-    return Progress(**json.loads(str(state[_PROGRESS]))) if state else None
+    with _opened(run_dir) as state:
+        return Progress(**json.loads(str(state[_PROGRESS]))) if state else None
 
 
 def restore(run_dir: str, model: keras.Model, trainee: keras.Model | None = None) -> None:
@@ -102,9 +112,10 @@ def restore(run_dir: str, model: keras.Model, trainee: keras.Model | None = None
     Raises:
         UserError: the checkpoint is damaged or of another network.
     """
-    state = _read(run_dir) or {}
     variables = _variables(model, trainee)
-    values = [state.get(f"{i:05d}") for i in range(len(variables))]
+    names = [f"{i:05d}" for i in range(len(variables))]
+    with _opened(run_dir) as state:
+        values = [state[name] if state and name in state else None for name in names]
     for variable, value in zip(variables, values, strict=True):
         if value is None or value.shape != tuple(variable.shape):
             raise UserError(
@@ -134,12 +145,15 @@ def _variables(model: keras.Model, trainee: keras.Model | None) -> list[Any]:
     return [*model.variables, *fitted]
 
 
-def _read(run_dir: str) -> dict[str, np.ndarray] | None:
+@contextlib.contextmanager
+def _opened(run_dir: str) -> Iterator[Any]:
+    """The checkpoint, whose arrays are read one by one as they are asked for; None when there is none."""
     path = os.path.join(run_dir, CHECKPOINT, _STATE)
     if not tf.io.gfile.exists(path):
-        return None
+        yield None
+        return
     try:
-        with tf.io.gfile.GFile(path, "rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as state:
-            return dict(state)
+        with tf.io.gfile.GFile(path, "rb") as file, np.load(file, allow_pickle=False) as state:
+            yield state
     except Exception as error:
         raise UserError(f"The checkpoint {path} is damaged. {_RESTART}") from error

@@ -9,24 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from data.files import cache_folder, make_folder, remove_left_over, replacing, reserve, write_text
-from data.pipeline import AS_IT_IS, Files, Table, View, ordered_batches, steps_per_epoch
+from data import pipeline, resumable
+from data.files import cache_folder
+from data.pipeline import AS_IT_IS, Files, Share, Steps, Table, Targets, View, steps_per_epoch
 from data.progress import progress
 from training.distribution import ALONE, Distribution
 from training.objective import Objective
-
-_FEATURES, _COMPLETE = "features.npy", "complete.json"
-_CHUNK_BYTES = 1 << 24
 
 
 def cut(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -59,8 +57,11 @@ def compute(
     title: str,
     team: Distribution = ALONE,
     views: Sequence[View] = (AS_IT_IS,),
+    is_due: Callable[[], bool] = lambda: False,
 ) -> Table:
     """The features and targets of all pictures, from an earlier run where nothing that they depend on has changed.
+
+    An earlier run that was killed has left those that it had made sure of, and the rest is computed.
 
     Args:
         front: the first part of `cut`.
@@ -71,122 +72,139 @@ def compute(
         title: of the progress line.
         team: computes them together; each of its workers reads its share of the pictures and keeps all features.
         views: looks at each picture, which become views of the table.
+        is_due: asked after each batch whether to make sure that a kill doesn't lose the features so far; what it
+            raises ends the computation. All workers must get the same answer.
     """
+    work = _Work(front, files, objective, batch_size, team, views)
     # Workers on one machine must not write to the same files.
     place = "features" if team.is_chief else f"features-of-worker-{team.worker}"
-    folder = os.path.join(cache_folder(), place, _key(front, files, digests, objective, views))
-    if not team.all(_is_whole(folder)):
-        shutil.rmtree(folder, ignore_errors=True)
-        make_folder(os.path.dirname(folder))
-        remove_left_over(os.path.dirname(folder))
-        shape = (len(files) * len(views), *front.output_shape[1:])
-        batches = progress(
-            _forward(front, files, objective, batch_size, team, views),
-            steps_per_epoch(files, batch_size) * len(views),
-            title,
-        )
-        with replacing(folder) as beside:
-            _fill(beside, shape, batches)
-    targets = [np.load(path) for path in _target_paths(folder)]
-    structure = objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64))
-    inputs = np.load(os.path.join(folder, _FEATURES), mmap_mode="r")
-    return Table(inputs, tf.nest.pack_sequence_as(structure, targets), len(views))
+    folder = os.path.join(cache_folder(), place, _key(work, digests))
+    columns = resumable.read(folder)
+    if not team.all(columns is not None):
+        _fill(folder, work, title, is_due)
+        columns = None
+    inputs, *targets = columns or resumable.just_filled(folder)
+    return Table(inputs, tf.nest.pack_sequence_as(_example(objective), list(map(np.array, targets))), len(views))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The features and targets to compute: of all views of all pictures, view after view, in batches."""
+
+    front: keras.Model
+    files: Files
+    objective: Objective
+    batch_size: int
+    team: Distribution
+    views: Sequence[View]
+
+    @property
+    def rows(self) -> int:
+        return len(self.files) * len(self.views)
+
+    @property
+    def steps_per_view(self) -> int:
+        return steps_per_epoch(self.files, self.batch_size)
+
+    def rows_before(self, step: int) -> int:
+        view, step = divmod(step, self.steps_per_view)
+        return view * len(self.files) + step * self.batch_size
+
+    def steps_in(self, rows: int) -> int:
+        """How many whole steps the first `rows` rows hold."""
+        view, row = divmod(rows, len(self.files))
+        return view * self.steps_per_view + row // self.batch_size
+
+    def batches(self, step: int, targets: Targets, share: Share = pipeline.WHOLE) -> tf.data.Dataset:
+        """The batches of one view from `step` on; those of `pipeline.ordered_batches` always begin with its first."""
+        number, first = divmod(step, self.steps_per_view)
+        view = self.views[number]
+        steps = Steps(self.batch_size, view.seed, view.number, view.number + 1, first)
+        return pipeline._batches(self.files, steps, view.level, targets, share, shuffled=False)
+
+
+def _fill(folder: str, work: _Work, title: str, is_due: Callable[[], bool]) -> None:
+    targets = tf.nest.flatten(_example(work.objective))
+    columns = [(tuple(target.shape[1:]), np.dtype(target.dtype.as_numpy_dtype)) for target in targets]
+    columns.insert(0, (work.front.output_shape[1:], np.dtype(np.float32)))
+    with resumable.filling(folder, columns, work.rows) as table:
+        # Batches begin where they do in a computation that nobody has disturbed, and in all workers at once.
+        first = work.steps_in(_least(work.team, table.rows))
+        table.keep_first(work.rows_before(first))
+        if table.rows:
+            print(f"Going on with {title}: {table.rows:,} of {work.rows:,} are there.", file=sys.stderr)
+        steps = work.steps_per_view * len(work.views) - first
+        for features, target in progress(_forward(work, first), steps, title):
+            table.append(features, *tf.nest.flatten(target))
+            if is_due():
+                table.save()
+
+
+def _least(team: Distribution, value: int) -> int:
+    """The lowest of all workers' values."""
+    values = np.zeros(team.workers, np.int64)
+    values[team.worker] = value
+    return int(team.sum(values).min())
+
+
+def _example(objective: Objective) -> Any:
+    """Targets of one picture, for their structure, shapes and types."""
+    return objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64))
 
 
 def _is_fixed(layer: keras.layers.Layer) -> bool:
     return not layer.weights and not isinstance(layer, keras.layers.Dropout)
 
 
-def _key(front: keras.Model, files: Files, digests: list[str], objective: Objective, views: Sequence[View]) -> str:
+def _key(work: _Work, digests: list[str]) -> str:
     """Names everything that the features depend on, so that a change of any of it asks for other features."""
+    front, files = work.front, work.files
     digest = hashlib.sha256()
     for variable in front.variables:
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     # The configuration holds preprocessing, strides and precision, which no weight shows.
     digest.update(json.dumps(front.get_config(), sort_keys=True, default=str).encode())
-    facts = (keras.__version__, tf.__version__, files.image_size, files.channels, objective, digests, views)
-    digest.update(repr((*facts, files.source.labels.tolist())).encode())
+    facts: tuple = (keras.__version__, tf.__version__, files.image_size, files.channels, work.objective)
+    facts += (digests, work.views, files.source.labels.tolist())
+    # What moves the last bits must not come from another run's cache where the last bits count.
+    facts += (work.batch_size, work.team.share.parts) if is_op_determinism_enabled() else ()
+    digest.update(repr(facts).encode())
     return digest.hexdigest()[:20]
 
 
-def _fill(folder: str, shape: tuple[int, ...], batches: Iterable[tuple[Any, Any]]) -> None:
-    """Writes the features as they come, so that memory doesn't grow with the number of pictures."""
-    make_folder(folder)
-    features = np.lib.format.open_memmap(os.path.join(folder, _FEATURES), "w+", np.float32, shape)
-    reserve(os.path.join(folder, _FEATURES))
-    targets: list[list[np.ndarray]] = []
-    first = 0
-    for batch, target in batches:
-        features[first : first + len(batch)] = batch
-        first += len(batch)
-        targets.append([np.asarray(part) for part in tf.nest.flatten(target)])
-    features.flush()
-    for number, parts in enumerate(zip(*targets, strict=True)):
-        np.save(os.path.join(folder, f"target{number}.npy"), np.concatenate(parts))
-    sums = {name: _checksum(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
-    write_text(os.path.join(folder, _COMPLETE), json.dumps(sums))
+def _forward(work: _Work, first: int) -> Iterator[tuple[Any, Any]]:
+    """Features and targets of each batch from step `first` on."""
 
-
-def _forward(
-    front: keras.Model,
-    files: Files,
-    objective: Objective,
-    batch_size: int,
-    team: Distribution,
-    views: Sequence[View],
-) -> Iterator[tuple[Any, Any]]:
     @tf.function(reduce_retracing=True)
-    def step(pixels: tf.Tensor) -> tf.Tensor:
-        return tf.cast(front(pixels, training=False), tf.float32)
+    def compute_batch(pixels: tf.Tensor) -> tf.Tensor:
+        return tf.cast(work.front(pixels, training=False), tf.float32)
 
-    for view in views:
-        if not team.is_single:
-            yield from _forward_together(step, files, objective, batch_size, team, view)
-            continue
-        for pixels, targets in ordered_batches(files, batch_size, objective.targets, view=view):
-            yield step(pixels), targets
+    for number in range(first // work.steps_per_view, len(work.views)):
+        begin = max(first, number * work.steps_per_view)
+        if work.team.is_single:
+            for pixels, targets in work.batches(begin, work.objective.targets):
+                yield compute_batch(pixels), targets
+        else:
+            yield from _forward_together(compute_batch, work, begin)
 
 
-def _forward_together(
-    step: Callable, files: Files, objective: Objective, batch_size: int, team: Distribution, view: View
-) -> Iterator[tuple[Any, Any]]:
+def _forward_together(compute_batch: Callable, work: _Work, begin: int) -> Iterator[tuple[Any, Any]]:
     """The same batches in every worker, though each computes its slices only."""
+    files, team, objective = work.files, work.team, work.objective
     labels = tf.constant(files.source.labels)
-    numbered = replace(files, source=replace(files.source, labels=np.arange(len(files))))
+    numbered = replace(work, files=replace(files, source=replace(files.source, labels=np.arange(len(files)))))
 
     def with_number(pixels: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, Any]:
         return numbers, objective.targets(pixels, tf.gather(labels, numbers))
 
     def compute_slice(pixels: tf.Tensor, targets: tuple[tf.Tensor, Any], counts: tf.Tensor) -> tuple:
         numbers, wanted = targets
-        return numbers, step(pixels), wanted
+        return numbers, compute_batch(pixels), wanted
 
     compute_slices = tf.function(lambda slices: team.strategy.run(compute_slice, slices), reduce_retracing=True)
-    batches = iter(team.batches(lambda share: ordered_batches(numbered, batch_size, with_number, share, view)))
-    for _ in range(steps_per_epoch(files, batch_size)):
+    batches = iter(team.batches(lambda share: numbered.batches(begin, with_number, share)))
+    for _ in range(work.steps_per_view - begin % work.steps_per_view):
         numbers, features, targets = tf.nest.map_structure(team.gather, compute_slices(next(batches)))
         # The slices come in no order to rely on, and those of a small last batch are all the same.
         _, order = np.unique(numbers, return_index=True)
         yield features[order], tf.nest.map_structure(lambda part, order=order: part[order], targets)
-
-
-def _is_whole(folder: str) -> bool:
-    """Whether every file is there and none has been damaged since it was written."""
-    try:
-        with open(os.path.join(folder, _COMPLETE), encoding="utf-8") as file:
-            sums = json.load(file)
-        return all(_checksum(os.path.join(folder, name)) == value for name, value in sums.items())
-    except (OSError, ValueError):
-        return False
-
-
-def _target_paths(folder: str) -> list[str]:
-    return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.startswith("target")]
-
-
-def _checksum(path: str) -> int:
-    value = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            value = zlib.crc32(chunk, value)
-    return value

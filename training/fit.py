@@ -8,15 +8,14 @@ import functools
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 
 import models
 from data import service
-from data.pipeline import Rows, Steps, ordered_batches, steps_per_epoch, training_batches
+from data.pipeline import Rows, Steps, steps_per_epoch, training_batches
 from models import weights
-from training import best, checkpoint, devices, distribution, examples, features, follower, transfer
+from training import best, checkpoint, devices, distribution, examples, follower, transfer
 from training.agreement import Agreement
 from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
@@ -25,6 +24,7 @@ from training.curves import plot_curves
 from training.distribution import Distribution
 from training.examples import Examples
 from training.folder import finish, reopen, start
+from training.interruption import Signals
 from training.job import Job
 from training.objective import Objective
 from training.run import CURVES, Run
@@ -61,12 +61,13 @@ def _train(
 ) -> Run:
     spec = models.find(config.model)
     objective = Objective(len(gathered.source.class_names), spec.heads, config.parsed_loss_weights)
-    with _folder(config, gathered, model, command, found) as run_dir:
-        job = Job(config, run_dir, gathered, objective, model, team)
+    with _folder(config, gathered, model, command, found) as run_dir, Signals(config.run_dir or "") as signals:
+        job = Job(config, run_dir, gathered, objective, model, team, signals)
         with examples.unchanged(config):
             with team.strategy.scope(), service.watched(config.data_service):
                 seconds = _run_phases(job)
-            return finish(run_dir, objective, job.files("test")[0], config, seconds, team)
+            with signals.ending("during the test; the state is saved"):
+                return finish(run_dir, objective, job.files("test")[0], config, seconds, team)
 
 
 def _build(config: TrainConfig, num_classes: int) -> keras.Model:
@@ -100,7 +101,7 @@ def _run_phases(job: Job) -> float:
         if progress.phase_finished:
             checkpoint.restore(job.run_dir, job.model)
         else:
-            _run_phase(job, phase, progress, resumes=saved is not None, is_last=phase is phases[-1])
+            _run_phase(job, phase, progress, resumes=saved is not None)
         if job.team.is_chief:
             plot_curves(progress.history, f"{job.run_dir}/{CURVES}")
         saved = None
@@ -112,10 +113,10 @@ def _enter_phase(progress: Progress, index: int, phase: Phase) -> None:
     progress.epochs_without_gain, progress.phase_best_loss, progress.phase_finished = 0, float("inf"), False
 
 
-def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_last: bool) -> None:
+def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> None:
     config = job.config
     transfer.enter(job.model, phase)
-    trainee, train_rows, val_rows = _trainee_and_rows(job, phase)
+    trainee, train_rows, val_rows = job.trainee_and_rows(phase)
     per_epoch = steps_per_epoch(train_rows, config.batch_size)
     schedule = config.learning_rate_schedule
     job.team.compile(
@@ -133,9 +134,9 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_
         per_epoch,
         config.checkpoint_minutes,
         guard,
-        agree=Agreement(job.team, 60 * config.checkpoint_minutes),
+        job.signals,
+        agree=Agreement(job.team, job.checkpoint_seconds),
         resumes=resumes,
-        saves_at_end=not is_last,
     )
     callbacks = [
         guard,
@@ -143,13 +144,13 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool, is_
         *_tensorboard(job, phase),
         checkpointer,
     ]
-    try:
-        for steps in _stretches(config, phase, progress, per_epoch):
+    for steps in _stretches(config, phase, progress, per_epoch):
+        if steps.first_step == per_epoch:
+            _validate(job, trainee, val_rows, steps, callbacks)
+        else:
             _fit(job, trainee, train_rows, val_rows, steps, callbacks)
-            if trainee.stop_training:
-                break
-    finally:
-        checkpointer.release()
+        if trainee.stop_training:
+            break
 
 
 def _announcement(phase: Phase, trainee: keras.Model, num_pictures: int) -> str:
@@ -171,27 +172,7 @@ def _tensorboard(job: Job, phase: Phase) -> list[keras.callbacks.Callback]:
 def _create_state(job: Job, trainee: keras.Model, val_rows: Rows) -> None:
     """Keras would create the variables of optimiser and metrics in the first step, too late to restore them."""
     trainee.optimizer.build(trainee.trainable_variables)
-    trainee.evaluate(_validation(job, trainee, val_rows), steps=1, verbose=0)
-
-
-def _validation(job: Job, trainee: keras.Model, rows: Rows) -> Any:
-    targets = job.objective.targets if trainee is job.model else None
-    size, elsewhere = job.config.batch_size, job.elsewhere(rows)
-    return job.team.batches(lambda share: ordered_batches(rows, size, targets, share, elsewhere=elsewhere))
-
-
-def _trainee_and_rows(job: Job, phase: Phase) -> tuple[keras.Model, Rows, Rows]:
-    """The model to fit and what to fit it on: pixels, or features where a frozen backbone always gives the same."""
-    if not phase.is_frozen or (job.config.augment != "none" and not job.config.augmented_views):
-        return job.model, *job.decoded
-    (train_files, train_digests), (val_files, val_digests) = job.files("train"), job.files("val")
-    front, rest = features.cut(job.model)
-    size = job.config.batch_size
-    pass_on = functools.partial(features.compute, front, objective=job.objective, batch_size=size, team=job.team)
-    views = transfer.views(job.config)
-    train_rows = pass_on(train_files, train_digests, title="features for training", views=views)
-    val_rows = pass_on(val_files, val_digests, title="features for validation")
-    return rest, train_rows, val_rows
+    trainee.evaluate(job.validation(trainee, val_rows), steps=1, verbose=0)
 
 
 def _stretches(config: TrainConfig, phase: Phase, progress: Progress, per_epoch: int) -> Iterator[Steps]:
@@ -229,11 +210,26 @@ def _fit(
         epochs=steps.last_epoch,
         steps_per_epoch=steps_per_epoch(train_rows, steps.batch_size) - steps.first_step,
         shuffle=False,
-        validation_data=_validation(job, trainee, val_rows),
+        validation_data=job.validation(trainee, val_rows),
         validation_steps=steps_per_epoch(val_rows, steps.batch_size),
         callbacks=callbacks,
         verbose=_verbosity(),
     )
+
+
+def _validate(
+    job: Job, trainee: keras.Model, rows: Rows, steps: Steps, callbacks: list[keras.callbacks.Callback]
+) -> None:
+    """What `fit` does at the end of an epoch, after a run was stopped between its last step and there."""
+    trainee.stop_training = False
+    together = keras.callbacks.CallbackList(callbacks, model=trainee)
+    together.on_train_begin()
+    together.on_epoch_begin(steps.first_epoch)
+    logs = trainee.get_metrics_result()
+    size = steps_per_epoch(rows, steps.batch_size)
+    found = trainee.evaluate(job.validation(trainee, rows), steps=size, callbacks=together, return_dict=True, verbose=0)
+    together.on_epoch_end(steps.first_epoch, logs | {f"val_{name}": value for name, value in found.items()})
+    together.on_train_end()
 
 
 def _verbosity() -> int:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from data.files import make_folder
-from training.callbacks import RunInterruptedError
 from training.config import TrainConfig
 from training.distribution import Distribution
 from training.examples import Examples
+from training.interruption import RunInterruptedError
 
 
 @contextlib.contextmanager

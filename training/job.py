@@ -1,25 +1,30 @@
-"""What a training is made of, once its flags are read and its pictures are found."""
+"""What stays the same over all phases of a training, and what each of them is fitted on."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
 import models
 from data import service
 from data.cache import keep_decoded
-from data.pipeline import Elsewhere, Files, Rows
+from data.pipeline import Elsewhere, Files, Rows, ordered_batches
+from training import features, transfer
+from training.agreement import Agreement
 from training.config import TrainConfig
 from training.distribution import Distribution
 from training.examples import Examples
+from training.interruption import Pause, Signals
 from training.objective import Objective
+from training.transfer import Phase
 
 
 @dataclass(frozen=True)
 class Job:
-    """What stays the same over all phases of a training."""
+    """One training."""
 
     config: TrainConfig
     run_dir: str
@@ -27,6 +32,12 @@ class Job:
     objective: Objective
     model: keras.Model
     team: Distribution
+    signals: Signals
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        """How much time a kill may cost."""
+        return 60 * self.config.checkpoint_minutes
 
     def files(self, part: str) -> tuple[Files, list[str]]:
         """The pictures of one part, to be decoded, and their digests."""
@@ -41,5 +52,34 @@ class Job:
     @functools.cached_property
     def decoded(self) -> tuple[Rows, Rows]:
         """The pictures to train and to validate on, decoded once for all phases."""
-        train, val = (keep_decoded(*self.files(part), self.config.cache) for part in ("train", "val"))
+        # Every worker decodes for itself, or finds what it needs; there is nothing to agree on.
+        is_due = Pause(self.signals, self.checkpoint_seconds)
+        train, val = (keep_decoded(*self.files(part), self.config.cache, is_due) for part in ("train", "val"))
         return train, val
+
+    def trainee_and_rows(self, phase: Phase) -> tuple[keras.Model, Rows, Rows]:
+        """The model to fit and what to fit and validate it on.
+
+        That is pixels, or features where a frozen backbone always gives the same.
+        """
+        if not phase.is_frozen or (self.config.augment != "none" and not self.config.augmented_views):
+            return self.model, *self.decoded
+        (train_files, train_digests), (val_files, val_digests) = self.files("train"), self.files("val")
+        front, rest = features.cut(self.model)
+        compute = functools.partial(
+            features.compute,
+            front,
+            objective=self.objective,
+            batch_size=self.config.batch_size,
+            team=self.team,
+            is_due=Pause(self.signals, self.checkpoint_seconds, Agreement(self.team, self.checkpoint_seconds)),
+        )
+        views = transfer.views(self.config)
+        train_rows = compute(train_files, train_digests, title="features for training", views=views)
+        return rest, train_rows, compute(val_files, val_digests, title="features for validation")
+
+    def validation(self, trainee: keras.Model, rows: Rows) -> Any:
+        """Batches to evaluate `trainee` on."""
+        targets = self.objective.targets if trainee is self.model else None
+        size, elsewhere = self.config.batch_size, self.elsewhere(rows)
+        return self.team.batches(lambda share: ordered_batches(rows, size, targets, share, elsewhere=elsewhere))

@@ -28,10 +28,32 @@ def test_memory_and_disk_hold_the_same_pixels(files: Files) -> None:
 
 def test_the_file_on_disk_is_used_again(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.keep_decoded(files, digests(files), "disk")
-    monkeypatch.setattr(cache, "_fill", lambda *arguments: pytest.fail("decoded again"))
+    monkeypatch.setattr(cache, "_decoded", lambda *arguments: pytest.fail("decoded again"))
     cache.keep_decoded(files, digests(files), "disk")
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
         cache.keep_decoded(files, digests(files)[::-1], "disk")
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3])
+def test_decoding_goes_on_where_it_was_ended(
+    files: Files, monkeypatch: pytest.MonkeyPatch, batches: int, cache_of_its_own: pathlib.Path
+) -> None:
+    monkeypatch.setattr(cache, "_BATCH", 16)
+    asked: list[int] = []
+
+    def end() -> bool:
+        asked.append(1)
+        if len(asked) == batches:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.keep_decoded(files, digests(files), "disk", end)
+    table = cache.keep_decoded(files, digests(files), "disk", lambda: asked.append(2) or False)
+    assert asked.count(2) == 3 - batches, "no batch is decoded twice"
+    whole = cache.keep_decoded(files, digests(files), "memory")
+    assert isinstance(table, Table) and isinstance(whole, Table)
+    np.testing.assert_array_equal(table.inputs, whole.inputs)
 
 
 def test_none_decodes_in_every_epoch(files: Files) -> None:

@@ -22,7 +22,8 @@ from training.config import TrainConfig, resolved
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["training.fit"])
 _LONGEST_SECONDS = 240
-_STEP = "a training step"
+# Where something can happen; each is printed when a training passes it.
+STEP, PREPARED, VALIDATED = "a training step", "a batch of features or pixels on disk", "a batch of the validation"
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,17 @@ class Fate:
     Attributes:
         kill_at_event: number of the event at which the process is killed by SIGKILL; the events are the moments just
             before and just after each file takes its final name. None for never.
-        kill_after_seconds: from the first training step on. None for never.
-        signal_at_step: the process gets `signal_number` during this training step, counted from 1. None for never.
+        kill_after_seconds: from the first `point` on. None for never.
+        point: what is counted.
+        signal_at: the process gets `signal_number` at this point, counted from 1. None for never.
         signal_number: which signal.
         code: Python statements to run first, to make other things go wrong.
     """
 
     kill_at_event: int | None = None
     kill_after_seconds: float | None = None
-    signal_at_step: int | None = None
+    point: str = STEP
+    signal_at: int | None = None
     signal_number: int = signal.SIGTERM
     code: str = ""
 
@@ -52,7 +55,7 @@ def train(config: TrainConfig, fate: Fate | None = None, log: pathlib.Path | Non
     log.unlink(missing_ok=True)
     process.start()
     if fate and fate.kill_after_seconds is not None:
-        while process.is_alive() and not (log.exists() and _STEP in log.read_text()):
+        while process.is_alive() and not (log.exists() and fate.point in log.read_text()):
             time.sleep(0.01)
         process.join(fate.kill_after_seconds)
         process.kill()
@@ -100,10 +103,12 @@ def _child(config: TrainConfig, fate: Fate, log: str, cache: str) -> None:
 def _arm(fate: Fate) -> None:
     import tensorflow as tf
 
-    from training.callbacks import StopAtNonFinite
+    from data.resumable import Filling
+    from training.callbacks import Checkpointer, StopAtNonFinite
 
-    events, steps = 0, 0
-    rename, after_step = tf.io.gfile.rename, StopAtNonFinite.on_train_batch_end
+    events = 0
+    passed = dict.fromkeys((STEP, PREPARED, VALIDATED), 0)
+    rename = tf.io.gfile.rename
 
     def event() -> None:
         nonlocal events
@@ -117,13 +122,22 @@ def _arm(fate: Fate) -> None:
         rename(*arguments, **named)
         event()
 
-    def counted_step(self: StopAtNonFinite, batch: int, logs: dict | None = None) -> None:
-        nonlocal steps
-        steps += 1
-        print(_STEP)
-        if steps == fate.signal_at_step:
-            os.kill(os.getpid(), fate.signal_number)
-        after_step(self, batch, logs)
+    def count(kind: type, method: str, point: str) -> None:
+        really = getattr(kind, method)
+
+        def counted(*arguments: object, **named: object) -> None:
+            if point == PREPARED:
+                really(*arguments, **named)
+            passed[point] += 1
+            print(point)
+            if point == fate.point and passed[point] == fate.signal_at:
+                os.kill(os.getpid(), fate.signal_number)
+            if point != PREPARED:
+                really(*arguments, **named)
+
+        setattr(kind, method, counted)
 
     tf.io.gfile.rename = counted_rename
-    StopAtNonFinite.on_train_batch_end = counted_step  # type: ignore[method-assign]
+    count(StopAtNonFinite, "on_train_batch_end", STEP)
+    count(Filling, "append", PREPARED)
+    count(Checkpointer, "on_test_batch_end", VALIDATED)

@@ -14,7 +14,7 @@ import pytest
 
 import models
 from tests.reliability import children
-from tests.reliability.children import Fate
+from tests.reliability.children import PREPARED, Fate
 from training.config import TrainConfig
 from training.run import Run
 
@@ -54,14 +54,19 @@ def from_scratch(pictures: pathlib.Path, cache: None) -> Case:
     return undisturbed(config(pictures, "scratch", model="squeezenet", augment="full", weights="none"))
 
 
+def start_from(pictures: pathlib.Path) -> dict:
+    """A head on the frozen backbone of a network that somebody has trained, as far as the program knows."""
+    path = str(pictures.parent / "lenet5.weights.h5")
+    if not os.path.exists(path):
+        keras.utils.set_random_seed(1)
+        models.build("lenet5", 2, image_size=32).save_weights(path)
+    return {"weights": path, "freeze": True, "fine_tune_epochs": 2, "fine_tune_learning_rate": 1e-3}
+
+
 @pytest.fixture(scope="module")
 def two_phases(pictures: pathlib.Path, cache: None) -> Case:
     """A head on stored features of random views, then everything; both with a step size that falls."""
-    keras.utils.set_random_seed(1)
-    path = str(pictures.parent / "lenet5.weights.h5")
-    models.build("lenet5", 2, image_size=32).save_weights(path)
-    given = {"weights": path, "freeze": True, "fine_tune_epochs": 2, "fine_tune_learning_rate": 1e-3}
-    given |= {"learning_rate_schedule": "cosine", "augment": "basic", "augmented_views": 2}
+    given = start_from(pictures) | {"learning_rate_schedule": "cosine", "augment": "basic", "augmented_views": 2}
     return undisturbed(config(pictures, "phases", model="lenet5", early_stopping=1, epochs=3, **given))
 
 
@@ -82,7 +87,7 @@ def finish(case: Case, name: str, fates: list[Fate]) -> None:
     code, log = children.train(_as_resumed(wanted))
     # Killed after its last file, a run has nothing left to do but to remove its checkpoint.
     assert code == (2 if is_finished else 0) and ("has finished" in log) == is_finished, log
-    _compare(case, Run.open(wanted.run_dir or ""))
+    compare(case, Run.open(wanted.run_dir or ""))
 
 
 def _as_resumed(wanted: TrainConfig) -> TrainConfig:
@@ -92,7 +97,7 @@ def _as_resumed(wanted: TrainConfig) -> TrainConfig:
     return dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True)
 
 
-def _compare(case: Case, run: Run) -> None:
+def compare(case: Case, run: Run) -> None:
     weights = children.weights(run.path)
     assert weights.keys() == case.weights.keys()
     for place, expected in case.weights.items():
@@ -114,6 +119,35 @@ def test_killed_at_any_moment(from_scratch: Case, attempt: int) -> None:
     generator = random.Random(100 + attempt)
     fates = [Fate(kill_after_seconds=generator.uniform(0, 1.5)) for _ in range(1 + attempt)]
     finish(from_scratch, f"moment{attempt}", fates)
+
+
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 6))])
+def test_killed_while_features_are_computed(two_phases: Case, attempt: int) -> None:
+    """Three batches of each of two views, then one of the pictures to validate on; the cache is empty at first."""
+    generator = random.Random(200 + attempt)
+    wanted = dataclasses.replace(two_phases.config, run_dir=f"{two_phases.config.run_dir}-features{attempt}")
+    done = 0
+    for _ in range(1 + attempt % 3):
+        at = generator.randint(1, 7 - done)
+        code, log = children.train(
+            _as_resumed(wanted), Fate(signal_at=at, point=PREPARED, signal_number=signal.SIGKILL)
+        )
+        assert code == -signal.SIGKILL, log
+        # Killed when the batch is in the file, before the record knows: it is computed again.
+        done += at - 1
+    code, log = children.train(_as_resumed(wanted))
+    assert code == 0, log
+    # Seven batches, and 18 decoded pictures to fine-tune on lie in memory.
+    assert log.count(PREPARED) == 7 - done
+    assert ("Going on with features for training" in log) == (0 < done < 6)
+    compare(two_phases, Run.open(wanted.run_dir or ""))
+
+
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 4))])
+def test_killed_at_any_moment_from_the_first_features_on(two_phases: Case, attempt: int) -> None:
+    generator = random.Random(300 + attempt)
+    fates = [Fate(kill_after_seconds=generator.uniform(0, 0.5), point=PREPARED) for _ in range(1 + attempt)]
+    finish(two_phases, f"preparing{attempt}", fates)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from training import best, checkpoint, fit
 from training.callbacks import Checkpointer, StopAtNonFinite
 from training.checkpoint import Progress
 from training.fit import train
+from training.interruption import Signals
 from training.objective import Objective
 from training.run import Run
 from training.transfer import Phase
@@ -68,7 +69,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: pathlib.Path) -> 
     model = _fitted()
     progress = Progress()
     guard = StopAtNonFinite(Phase("all", 0, 1, 0.5), progress, str(tmp_path))
-    saver = Checkpointer(str(tmp_path), model, progress, 10, 0.0, guard, resumes=False, saves_at_end=False)
+    saver = Checkpointer(str(tmp_path), model, progress, 10, 0.0, guard, Signals(str(tmp_path)), resumes=False)
     saver.set_model(model)
     saver.on_train_batch_end(0)
     kept = (tmp_path / "checkpoint" / "state.npz").read_bytes()

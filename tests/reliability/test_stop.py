@@ -14,8 +14,8 @@ import time
 import pytest
 
 from tests.reliability import children
-from tests.reliability.children import Fate
-from tests.reliability.test_kill import config
+from tests.reliability.children import PREPARED, STEP, VALIDATED, Fate
+from tests.reliability.test_kill import compare, config, start_from, undisturbed
 from training import checkpoint
 from training.run import Run
 
@@ -34,9 +34,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def test_a_signal_stops_after_the_step_and_saves(pictures: pathlib.Path, number: signal.Signals, step: int) -> None:
     name = f"stopped-{number.name}-{step}"
     wanted = config(pictures, name, model="lenet5", checkpoint_minutes=600.0, deterministic=False)
-    code, log = children.train(wanted, Fate(signal_at_step=step, signal_number=number))
+    code, log = children.train(wanted, Fate(signal_at=step, signal_number=number))
     assert code == 128 + number and "Traceback" not in log, log
-    epoch, left = divmod(step, 3)
+    epoch, left = (step - 1) // 3, (step - 1) % 3 + 1
     assert f"Stopped by {number.name} after step {left} of epoch {epoch + 1}; the state is saved." in log
     command = re.search(r"Go on with it by `python (.*)`", log)
     assert command and command[1] == f"train.py --resume --run_dir={wanted.run_dir}"
@@ -44,8 +44,62 @@ def test_a_signal_stops_after_the_step_and_saves(pictures: pathlib.Path, number:
     assert progress and (progress.epoch, progress.step) == (epoch, left)
     code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
     assert code == 0, log
-    assert log.count("a training step") == 6 - step
+    assert log.count(STEP) == 6 - step
     assert [row["epoch"] for row in Run.open(wanted.run_dir or "").history()] == ["1", "2"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("batch", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_signal_during_the_validation(pictures: pathlib.Path, number: signal.Signals, batch: int) -> None:
+    """Of three batches each, after nine steps; the whole validation is made again, and every bit is the same."""
+    given = {"model": "squeezenet", "augment": "full", "weights": "none", "batch_size": 2}
+    wanted = config(pictures, f"validating-{number.name}-{batch}", checkpoint_minutes=600.0, **given)
+    code, log = children.train(wanted, Fate(signal_at=batch, point=VALIDATED, signal_number=number))
+    epoch = (batch - 1) // 3
+    assert code == 128 + number and "Traceback" not in log, log
+    assert f"Stopped by {number.name} after step 9 of epoch {epoch + 1}; the state is saved. Go on with it by" in log
+    assert log.count(VALIDATED) == batch
+    code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
+    assert code == 0, log
+    assert (log.count(STEP), log.count(VALIDATED)) == (9 * (1 - epoch), 3 * (2 - epoch))
+    compare(undisturbed(config(pictures, f"valid-{number.name}-{batch}", **given)), Run.open(wanted.run_dir or ""))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "frozen", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["features", "decoded pixels"]
+)
+def test_a_signal_while_pictures_are_prepared(pictures: pathlib.Path, number: signal.Signals, frozen: bool) -> None:
+    given = start_from(pictures) | {"freeze": frozen, "fine_tune_epochs": 0, "cache": "disk", "model": "lenet5"}
+    wanted = config(pictures, f"preparing-{number.name}-{frozen}", checkpoint_minutes=600.0, **given)
+    # One batch of decoded pictures is all that there are.
+    at = 2 if frozen else 1
+    code, log = children.train(wanted, Fate(signal_at=at, point=PREPARED, signal_number=number))
+    assert code == 128 + number and "Traceback" not in log, log
+    assert f"Stopped by {number.name} while pictures were being prepared; what of it is on the disk is kept. Go" in log
+    assert f"train.py --resume --run_dir={wanted.run_dir}" in log and STEP not in log
+    code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
+    assert code == 0, log
+    if frozen:
+        assert "Going on with features for training: 16 of 18 are there." in log
+    assert log.count(PREPARED) == (4 if frozen else 2) - at
+
+
+def test_a_signal_during_the_test(pictures: pathlib.Path) -> None:
+    wanted = config(pictures, "testing", model="lenet5", checkpoint_minutes=600.0, deterministic=False)
+    stop = """
+import os, signal
+from training import fit
+really = fit.finish
+def finish(*given):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return really(*given)
+fit.finish = finish
+"""
+    code, log = children.train(wanted, Fate(code=stop))
+    assert code == 143 and "Stopped by SIGTERM during the test; the state is saved. Go on" in log, log
+    code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
+    assert code == 0 and STEP not in log, log
 
 
 def test_the_command_line(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from errors import UserError
 from training import checkpoint
-from training.callbacks import Checkpointer, Recorder, RunInterruptedError, StopAtNonFinite
+from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
+from training.interruption import RunInterruptedError, Signals
 from training.run import read_history
 from training.transfer import Phase
 
@@ -34,11 +35,13 @@ def recorder(run_dir: pathlib.Path, patience: int = 0, progress: Progress | None
     return made
 
 
-def checkpointer(run_dir: pathlib.Path, progress: Progress, minutes: float = 600.0, **given: bool) -> Checkpointer:
+def checkpointer(
+    run_dir: pathlib.Path, progress: Progress, minutes: float = 600.0, signals: Signals | None = None
+) -> Checkpointer:
     network = model()
     guard = StopAtNonFinite(PHASE, progress, str(run_dir))
-    options = {"resumes": False, "saves_at_end": False} | given
-    made = Checkpointer(str(run_dir), network, progress, 3, minutes, guard, **options)
+    signals = signals or Signals(str(run_dir))
+    made = Checkpointer(str(run_dir), network, progress, 3, minutes, guard, signals, resumes=False)
     made.set_model(network)
     return made
 
@@ -89,7 +92,7 @@ def test_the_first_step_and_a_loss_that_is_no_number() -> None:
 
 def test_checkpoints_come_by_time_and_at_the_end_of_a_phase(tmp_path: pathlib.Path) -> None:
     progress = Progress()
-    made = checkpointer(tmp_path, progress, saves_at_end=True)
+    made = checkpointer(tmp_path, progress)
     made.on_train_batch_end(0)
     assert checkpoint.read_progress(str(tmp_path)) is None
     made._last -= 600 * 60
@@ -105,14 +108,14 @@ def test_checkpoints_come_by_time_and_at_the_end_of_a_phase(tmp_path: pathlib.Pa
     assert saved and (saved.epoch, saved.step, saved.phase_finished) == (2, 0, True)
 
 
-def test_the_last_step_of_an_epoch_is_saved_with_its_validation(tmp_path: pathlib.Path) -> None:
+def test_every_step_is_saved_and_the_validation_apart_from_the_last(tmp_path: pathlib.Path) -> None:
     made = checkpointer(tmp_path, Progress(), minutes=0.0)
     steps = []
     for batch in range(3):
         made.on_train_batch_end(batch)
         saved = checkpoint.read_progress(str(tmp_path))
         steps.append(saved and saved.step)
-    assert steps == [1, 2, 2]
+    assert steps == [1, 2, 3]
     made.on_epoch_end(0)
     saved = checkpoint.read_progress(str(tmp_path))
     assert saved and (saved.epoch, saved.step) == (1, 0)
@@ -121,46 +124,82 @@ def test_the_last_step_of_an_epoch_is_saved_with_its_validation(tmp_path: pathli
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_waits_for_the_step(tmp_path: pathlib.Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    made = checkpointer(tmp_path, Progress())
-    made.on_train_begin()
-    os.kill(os.getpid(), number)
     with pytest.raises(RunInterruptedError, match="train.py --resume --run_dir=") as caught:
-        made.on_train_batch_end(0)
+        with Signals(str(tmp_path)) as signals:
+            made = checkpointer(tmp_path, Progress(), signals=signals)
+            os.kill(os.getpid(), number)
+            made.on_train_batch_end(0)
     assert caught.value.exit_code == 128 + number
-    made.release()
     assert signal.getsignal(number) == before
     assert checkpoint.read_progress(str(tmp_path))
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path: pathlib.Path) -> None:
+def test_a_signal_during_the_validation_waits_for_one_batch(tmp_path: pathlib.Path) -> None:
+    """What is saved is the state after the last step, with the metrics that the validation has emptied since."""
+    with Signals(str(tmp_path)) as signals:
+        made = checkpointer(tmp_path, Progress(), signals=signals)
+        made.model.metrics[0].update_state(7.0)
+        expected = [np.array(variable) for variable in made.model.metrics_variables]
+        for batch in range(3):
+            made.on_train_batch_end(batch)
+        made.on_test_begin()
+        made.model.reset_metrics()
+        made.on_test_batch_end(0)
+        assert checkpoint.read_progress(str(tmp_path)) is None
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(RunInterruptedError, match="after step 3 of epoch 1; the state is saved"):
+            made.on_test_batch_end(1)
+    saved = checkpoint.read_progress(str(tmp_path))
+    assert saved and (saved.epoch, saved.step) == (0, 3)
+    checkpoint.restore(str(tmp_path), made.model, made.model)
+    for restored, value in zip(made.model.metrics_variables, expected, strict=True):
+        np.testing.assert_array_equal(restored.numpy(), value)
+
+
+def test_a_long_validation_saves_the_last_step_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = checkpointer(tmp_path, Progress())
-    made.on_train_begin()
-    try:
+    saves = []
+    monkeypatch.setattr(checkpoint, "save", lambda *given: saves.append(given))
+    for batch in range(3):
+        made.on_train_batch_end(batch)
+    made.on_test_begin()
+    made._last -= 600 * 60
+    made.on_test_batch_end(0)
+    made._last -= 600 * 60
+    made.on_test_batch_end(1)
+    assert len(saves) == 1
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Signals(str(tmp_path)):
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        made._signal = None
-        made.release()
-    assert checkpoint.read_progress(str(tmp_path)) is None
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_signal_that_comes_after_the_last_step_is_not_lost(tmp_path: pathlib.Path) -> None:
-    made = checkpointer(tmp_path, Progress())
-    made.on_train_begin()
-    signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        made.on_train_end()
+        with Signals(str(tmp_path)):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_ends_at_once_what_only_reads(tmp_path: pathlib.Path) -> None:
+    with Signals(str(tmp_path)) as signals:
+        with pytest.raises(RunInterruptedError, match="Stopped by SIGTERM during the test. Go on"):
+            with signals.ending("during the test"):
+                signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(RunInterruptedError):
+            with signals.ending("during the test"):
+                pytest.fail("begun after the signal")
 
 
 def test_outside_the_main_thread_signals_are_left_alone(tmp_path: pathlib.Path) -> None:
-    made = checkpointer(tmp_path, Progress())
     failures: list[BaseException] = []
 
     def begin() -> None:
         try:
-            made.on_train_begin()
-            made.on_train_end()
+            with Signals(str(tmp_path)):
+                pass
         except BaseException as error:
             failures.append(error)
 

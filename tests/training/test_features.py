@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import dataclasses
+import os
 import pathlib
+import shutil
 
 import keras
 import numpy as np
 import pytest
 
 import models
-from data import folder
+from data import folder, resumable
 from data.pipeline import Files, Steps, View, ordered_batches, training_batches
+from errors import UserError
 from models.freezing import freeze_backbone
 from training import features
+from training.distribution import ALONE
 from training.objective import Objective
 
 OBJECTIVE = Objective(2, ("class",), {})
@@ -104,7 +109,7 @@ def test_other_weights_pixels_or_sizes_ask_for_other_features(files: Files, monk
 def test_a_damaged_cache_is_computed_again(files: Files, cache_of_its_own: pathlib.Path, damage: str) -> None:
     front = features.cut(network())[0]
     wanted = np.array(compute(front, files).inputs)
-    file = next(cache_of_its_own.rglob("features.npy"))
+    file = next(cache_of_its_own.rglob("column0.npy"))
     content = bytearray(file.read_bytes())
     if damage == "flip":
         content[-100] ^= 0xFF
@@ -127,3 +132,66 @@ def test_views_are_features_of_augmented_pictures(files: Files) -> None:
     wanted = next(iter(ordered_batches(files, 16, view=views[1])))[0]
     np.testing.assert_allclose(second[:16], front(wanted, training=False), atol=1e-4)
     assert np.abs(first - plain).mean() < 3 * np.abs(plain).mean()
+
+
+@pytest.mark.parametrize("batches", range(7))
+def test_a_computation_goes_on_where_it_was_ended(
+    files: Files, capsys: pytest.CaptureFixture, batches: int, cache_of_its_own: pathlib.Path
+) -> None:
+    """Two views of 40 pictures, 16 at a time: the third batch of each view is a smaller one."""
+    front, _ = features.cut(network())
+    views = tuple(View("full", 0, number) for number in range(2))
+    given = (front, files, digests(files), OBJECTIVE, 16, "features")
+    asked: list[int] = []
+
+    class Ended(BaseException):
+        pass
+
+    def end() -> bool:
+        asked.append(1)
+        if len(asked) == batches:
+            raise Ended
+        return False
+
+    if batches:
+        with pytest.raises(Ended):
+            features.compute(*given, views=views, is_due=end)
+    capsys.readouterr()
+    table = features.compute(*given, views=views, is_due=lambda: asked.append(2) or False)
+    assert asked.count(2) == 6 - batches, "no batch is computed twice"
+    rows = [0, 16, 32, 40, 56, 72, 80][batches]
+    assert (f"Going on with features: {rows} of 80 are there." in capsys.readouterr().err) == (batches > 0)
+    shutil.rmtree(cache_of_its_own)
+    expected = features.compute(*given, views=views)
+    np.testing.assert_array_equal(table.inputs, expected.inputs)
+    np.testing.assert_array_equal(table.labels, expected.labels)
+
+
+@pytest.mark.parametrize(("other", "rows"), [(80, 40), (39, 32), (8, 0)])
+def test_all_workers_go_on_behind_the_batch_that_all_have(
+    files: Files, monkeypatch: pytest.MonkeyPatch, other: int, rows: int
+) -> None:
+    """This one has stopped after 40 rows of 80, the end of the first view."""
+    front, _ = features.cut(network())
+    views = tuple(View("full", 0, number) for number in range(2))
+    work = features._Work(front, files, OBJECTIVE, 16, ALONE, views)
+    monkeypatch.setattr(features, "_least", lambda team, mine: min(mine, other))
+    starts: list[int] = []
+    monkeypatch.setattr(features, "_forward", lambda work, first: starts.append(first) or iter(()))
+    columns = [((512,), np.dtype(np.float32)), ((1,), np.dtype(np.float32))]
+    folder = str(pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "features")
+    with pytest.raises(ZeroDivisionError), resumable.filling(folder, columns, 80) as table:
+        table.append(np.zeros((40, 512)), np.zeros((40, 1)))
+        raise ZeroDivisionError
+    with pytest.raises(UserError, match="unfinished"):
+        features._fill(folder, work, "features", lambda: False)
+    assert work.rows_before(starts[0]) == rows
+
+
+def test_computed_with_the_last_bits_in_mind(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they count, features that were computed in other batches are not used."""
+    work = features._Work(features.cut(network())[0], files, OBJECTIVE, 16, ALONE, (View(),))
+    other = dataclasses.replace(work, batch_size=8)
+    assert features._key(work, digests(files)) == features._key(other, digests(files))
+    monkeypatch.setattr(features, "is_op_determinism_enabled", lambda: True)
+    assert features._key(work, digests(files)) != features._key(other, digests(files))
