@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from data import pipeline, resumable
+from data import resumable
 from data.files import cache_folder
-from data.pipeline import AS_IT_IS, Files, Share, Steps, Table, Targets, View, steps_per_epoch
+from data.pipeline import AS_IT_IS, WHOLE, Files, Share, Table, Targets, View, ordered_batches, steps_per_epoch
 from data.progress import progress
 from training.distribution import ALONE, Distribution
 from training.objective import Objective
@@ -115,12 +115,33 @@ class _Work:
         view, row = divmod(rows, len(self.files))
         return view * self.steps_per_view + row // self.batch_size
 
-    def batches(self, step: int, targets: Targets, share: Share = pipeline.WHOLE) -> tf.data.Dataset:
-        """The batches of one view from `step` on; those of `pipeline.ordered_batches` always begin with its first."""
-        number, first = divmod(step, self.steps_per_view)
-        view = self.views[number]
-        steps = Steps(self.batch_size, view.seed, view.number, view.number + 1, first)
-        return pipeline._batches(self.files, steps, view.level, targets, share, shuffled=False)
+    def stretches(self, first: int) -> Iterator[tuple[int, int]]:
+        """(step, number of steps) of what to make in one go: whole views, and the rest of one from step `first` on.
+
+        A view's random numbers hang on its number times its steps, plus the step. To be those of a larger view, a
+        stretch has to begin at a multiple of its length.
+        """
+        for view in range(first // self.steps_per_view, len(self.views)):
+            step, end = view * self.steps_per_view, (view + 1) * self.steps_per_view
+            if first <= step:
+                yield step, self.steps_per_view
+                continue
+            step = first
+            while step < end:
+                position = self.views[view].number * self.steps_per_view + step % self.steps_per_view
+                length = position & -position
+                while length > end - step:
+                    length //= 2
+                yield step, length
+                step += length
+
+    def batches(self, step: int, count: int, targets: Targets, share: Share = WHOLE) -> tf.data.Dataset:
+        """The batches of a stretch."""
+        view, first = self.views[step // self.steps_per_view], step % self.steps_per_view
+        rows = np.arange(first * self.batch_size, min((first + count) * self.batch_size, len(self.files)))
+        files = replace(self.files, source=self.files.source.take(rows))
+        part = replace(view, number=(view.number * self.steps_per_view + first) // count)
+        return ordered_batches(files, self.batch_size, targets, share, part)
 
 
 def _fill(folder: str, work: _Work, title: str, is_due: Callable[[], bool]) -> None:
@@ -179,16 +200,15 @@ def _forward(work: _Work, first: int) -> Iterator[tuple[Any, Any]]:
     def compute_batch(pixels: tf.Tensor) -> tf.Tensor:
         return tf.cast(work.front(pixels, training=False), tf.float32)
 
-    for number in range(first // work.steps_per_view, len(work.views)):
-        begin = max(first, number * work.steps_per_view)
+    for step, count in work.stretches(first):
         if work.team.is_single:
-            for pixels, targets in work.batches(begin, work.objective.targets):
+            for pixels, targets in work.batches(step, count, work.objective.targets):
                 yield compute_batch(pixels), targets
         else:
-            yield from _forward_together(compute_batch, work, begin)
+            yield from _forward_together(compute_batch, work, step, count)
 
 
-def _forward_together(compute_batch: Callable, work: _Work, begin: int) -> Iterator[tuple[Any, Any]]:
+def _forward_together(compute_batch: Callable, work: _Work, step: int, count: int) -> Iterator[tuple[Any, Any]]:
     """The same batches in every worker, though each computes its slices only."""
     files, team, objective = work.files, work.team, work.objective
     labels = tf.constant(files.source.labels)
@@ -202,8 +222,8 @@ def _forward_together(compute_batch: Callable, work: _Work, begin: int) -> Itera
         return numbers, compute_batch(pixels), wanted
 
     compute_slices = tf.function(lambda slices: team.strategy.run(compute_slice, slices), reduce_retracing=True)
-    batches = iter(team.batches(lambda share: numbered.batches(begin, with_number, share)))
-    for _ in range(work.steps_per_view - begin % work.steps_per_view):
+    batches = iter(team.batches(lambda share: numbered.batches(step, count, with_number, share)))
+    for _ in range(count):
         numbers, features, targets = tf.nest.map_structure(team.gather, compute_slices(next(batches)))
         # The slices come in no order to rely on, and those of a small last batch are all the same.
         _, order = np.unique(numbers, return_index=True)

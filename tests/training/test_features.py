@@ -134,7 +134,21 @@ def test_views_are_features_of_augmented_pictures(files: Files) -> None:
     assert np.abs(first - plain).mean() < 3 * np.abs(plain).mean()
 
 
-@pytest.mark.parametrize("batches", range(7))
+def test_the_rest_of_a_view_is_made_in_few_stretches_with_its_own_random_numbers(files: Files) -> None:
+    front, _ = features.cut(network())
+    views = tuple(View("full", 3, number) for number in (2, 5))
+    work = features._Work(front, files, OBJECTIVE, 3, ALONE, views)
+    whole = [pixels for view in views for pixels, _ in ordered_batches(files, 3, view=view)]
+    assert len(whole) == 28 and len(whole[13]) == 1
+    for first in (0, 1, 5, 13, 14, 15, 27):
+        stretches = list(work.stretches(first))
+        assert len(stretches) <= 2 + 2 * 4
+        made = [pixels for stretch in stretches for pixels, _ in work.batches(*stretch, OBJECTIVE.targets)]
+        for one, other in zip(made, whole[first:], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 5])
 def test_a_computation_goes_on_where_it_was_ended(
     files: Files, capsys: pytest.CaptureFixture, batches: int, cache_of_its_own: pathlib.Path
 ) -> None:
@@ -153,14 +167,13 @@ def test_a_computation_goes_on_where_it_was_ended(
             raise Ended
         return False
 
-    if batches:
-        with pytest.raises(Ended):
-            features.compute(*given, views=views, is_due=end)
+    with pytest.raises(Ended):
+        features.compute(*given, views=views, is_due=end)
     capsys.readouterr()
     table = features.compute(*given, views=views, is_due=lambda: asked.append(2) or False)
     assert asked.count(2) == 6 - batches, "no batch is computed twice"
     rows = [0, 16, 32, 40, 56, 72, 80][batches]
-    assert (f"Going on with features: {rows} of 80 are there." in capsys.readouterr().err) == (batches > 0)
+    assert f"Going on with features: {rows} of 80 are there." in capsys.readouterr().err
     shutil.rmtree(cache_of_its_own)
     expected = features.compute(*given, views=views)
     np.testing.assert_array_equal(table.inputs, expected.inputs)
