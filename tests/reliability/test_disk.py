@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import models
+from data import resumable
 from data.cache import keep_decoded
 from data.files import write_text
 from data.load import load
@@ -142,6 +143,24 @@ def test_a_full_cache_is_said_before_anything_is_mapped(
     with pytest.raises(UserError, match="the disk is full.*point XDG_CACHE_HOME to another folder"):
         keep_decoded(Files(source, 64, 3), ["x"] * len(source), "disk")
     assert not list(disk.path.rglob("*.npy"))
+
+
+def test_unfinished_tables_make_room_for_others(tiny_disk: Disk) -> None:
+    """Nobody fills the first any more; the second is being filled, and stays."""
+    disk = tiny_disk(700)
+    columns = [((1024,), np.dtype(np.uint8))]
+    with pytest.raises(ZeroDivisionError), resumable.filling(str(disk.path / "first"), columns, 250) as table:
+        table.append(np.ones((10, 1024)))
+        raise ZeroDivisionError
+    with resumable.filling(str(disk.path / "second"), columns, 250) as table:
+        with pytest.raises(UserError, match="the disk is full"):
+            with resumable.filling(str(disk.path / "third"), columns, 600):
+                pass
+        assert sorted(os.listdir(disk.path)) == ["second.0.part"]
+        with resumable.filling(str(disk.path / "third"), columns, 250) as other:
+            other.append(np.ones((250, 1024)))
+        table.append(np.ones((250, 1024)))
+    assert sorted(os.listdir(disk.path)) == ["second", "third"]
 
 
 @pytest.mark.parametrize("how", ["deleted", "cut off", "emptied"])
