@@ -103,7 +103,7 @@ def _bare_forward(data: str) -> float:
     table = keep_decoded(Files(folder.load(data), _SIZE, 3), [data], "memory")
     front, _ = features.cut(models.build("resnet50", 2, transfer=True))
     forward = tf.function(lambda pixels: front(pixels, training=False), reduce_retracing=True)
-    pixels = tf.convert_to_tensor(table.inputs)
+    pixels = tf.convert_to_tensor(table.inputs)  # type: ignore[union-attr]
     forward(pixels[:_BATCH])
     return seconds_of(lambda: [forward(pixels[i : i + _BATCH]) for i in range(0, len(table), _BATCH)][-1].numpy())
 

@@ -8,7 +8,7 @@ import pathlib
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
@@ -25,7 +25,7 @@ class Row:
     high: float
 
 
-def measure_side_by_side(contestants: dict[str, Measure], repeats: int) -> list[Row]:
+def measure_side_by_side(contestants: Mapping[str, Measure], repeats: int) -> list[Row]:
     """Runs all contestants in turn, `repeats` times over, so that a slow minute of the machine hits all of them."""
     values: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):

@@ -7,6 +7,7 @@ does (bfloat16 on a GPU, XLA as Keras resolves it); the third adds the JPEG file
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from typing import Any
@@ -43,11 +44,11 @@ def main(argv: list[str]) -> None:
     tables = {}
     for name in flags.FLAGS.models:
         contestants = {
-            "plain Keras, float32, synthetic": lambda name=name: _rate(name, tuned=False, real=False),
-            "ours, synthetic": lambda name=name: _rate(name, tuned=True, real=False),
+            "plain Keras, float32, synthetic": functools.partial(_rate, name, tuned=False, real=False),
+            "ours, synthetic": functools.partial(_rate, name, tuned=True, real=False),
         }
         if flags.FLAGS.data:
-            contestants["ours, JPEG files"] = lambda name=name: _rate(name, tuned=True, real=True)
+            contestants["ours, JPEG files"] = functools.partial(_rate, name, tuned=True, real=True)
         tables[name] = rows = measure_side_by_side(contestants, flags.FLAGS.repeats)
         print(as_markdown(name, "pictures a second", rows, compare="plain Keras, float32, synthetic"))
         print(_share_of_peak(name, rows[1].median, found), flush=True)
