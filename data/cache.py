@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import psutil
+import tensorflow as tf
 
 from data import resumable
+from data.decode import RULES
 from data.files import cache_folder, make_folder
 from data.pipeline import Files, Rows, Table, ordered_batches, steps_per_epoch
 from data.progress import progress
@@ -60,7 +62,7 @@ def _in_memory(files: Files, shape: tuple[int, ...], is_due: Callable[[], bool])
 
 def _on_disk(files: Files, digests: list[str], shape: tuple[int, ...], is_due: Callable[[], bool]) -> np.ndarray:
     """A table keyed by all that its pixels depend on."""
-    key = hashlib.sha256(repr((shape, digests)).encode()).hexdigest()[:20]
+    key = hashlib.sha256(repr((RULES, tf.__version__, shape, digests)).encode()).hexdigest()[:20]
     folder = os.path.join(cache_folder(), "pixels", key)
     # To read all pixels at each start would take longer than many a training with them.
     found = resumable.read(folder, is_checked=False)

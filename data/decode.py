@@ -6,6 +6,9 @@ import tensorflow as tf
 
 from data.gif import first_frame, is_gif
 
+# Names the pixels that `decode` gives: to be raised with every change of them, or caches would keep the old ones.
+RULES = 2
+
 # Rec. 601 luma, the weights that JPEG itself uses.
 _LUMA = (0.299, 0.587, 0.114)
 

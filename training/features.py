@@ -20,6 +20,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from data import resumable
+from data.decode import RULES
 from data.files import cache_folder
 from data.pipeline import AS_IT_IS, WHOLE, Files, Share, Table, Targets, View, ordered_batches, steps_per_epoch
 from data.progress import progress
@@ -185,7 +186,7 @@ def _key(work: _Work, digests: list[str]) -> str:
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     # The configuration holds preprocessing, strides and precision, which no weight shows.
     digest.update(json.dumps(front.get_config(), sort_keys=True, default=str).encode())
-    facts: tuple = (keras.__version__, tf.__version__, files.image_size, files.channels, work.objective)
+    facts: tuple = (keras.__version__, tf.__version__, RULES, files.image_size, files.channels, work.objective)
     facts += (digests, work.views, files.source.labels.tolist())
     # What moves the last bits must not come from another run's cache where the last bits count.
     facts += (work.batch_size, work.team.share.parts) if is_op_determinism_enabled() else ()

@@ -32,6 +32,9 @@ def test_the_file_on_disk_is_used_again(files: Files, monkeypatch: pytest.Monkey
     cache.keep_decoded(files, digests(files), "disk")
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
         cache.keep_decoded(files, digests(files)[::-1], "disk")
+    monkeypatch.setattr(cache, "RULES", cache.RULES + 1)
+    with pytest.raises(pytest.fail.Exception, match="decoded again"):
+        cache.keep_decoded(files, digests(files), "disk")
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import pathlib
 
 import keras
@@ -16,6 +16,7 @@ from evaluation import assess, card, prediction_rows, predictions, report
 from models import weights
 from serving.export import export_run
 from training import best
+from training.callbacks import StopAtNonFinite
 from training.config import TrainConfig, resolved
 from training.fit import train
 from training.run import Run
@@ -75,13 +76,23 @@ def test_from_training_to_prediction_without_a_local_path(remote_photos: str, tm
     assert all(row.answers for row in rows[:20]) and "can't be read" in rows[20].error
 
 
-def test_an_unfinished_run_is_resumed(remote_photos: str) -> None:
-    flags = {"model": "lenet5", "image_size": 16, "data": remote_photos, "run_dir": f"{ROOT}/resumed", "epochs": 1}
-    config = resolved(TrainConfig(**flags, checkpoint_minutes=0))
-    run = train(config, "test")
+def test_an_unfinished_run_is_resumed(remote_photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {"model": "lenet5", "image_size": 16, "data": remote_photos, "run_dir": f"{ROOT}/resumed", "epochs": 2}
+    resumed = resolved(TrainConfig(**flags, checkpoint_minutes=0, resume=True))
+
+    def die(self: StopAtNonFinite, epoch: int, logs: dict | None = None) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StopAtNonFinite, "on_epoch_end", die)
+        train(dataclasses.replace(resumed, resume=False), "test")
+    assert tf.io.gfile.exists(f"{ROOT}/resumed/checkpoint")
+    run = train(resumed, "test")
+    assert [row["epoch"] for row in run.history()] == ["1", "2"]
+    assert not tf.io.gfile.exists(f"{ROOT}/resumed/checkpoint")
     with pytest.raises(UserError, match="has finished"):
-        train(resolved(TrainConfig(**flags, resume=True)), "test")
-    assert not tf.io.gfile.exists(os.path.join(run.path, "checkpoint"))
+        train(resumed, "test")
 
 
 def test_missing_and_wrong_remote_files_are_explained() -> None:
