@@ -66,8 +66,11 @@ def _train(
         with examples.unchanged(config):
             with team.strategy.scope(), service.watched(config.data_service):
                 seconds = _run_phases(job)
-            with signals.ending("during the test; the state is saved"):
-                return finish(run_dir, objective, job.files("test")[0], config, seconds, team)
+            run = Run.open(run_dir)
+            with team.strategy.scope(), signals.ending("during the test; the state is saved"):
+                metrics = job.test(run.load_model())
+        finish(run, metrics, seconds)
+        return run
 
 
 def _build(config: TrainConfig, num_classes: int) -> keras.Model:

@@ -1,4 +1,4 @@
-"""Opening a run folder for training, for one process alone, and closing it with the test."""
+"""Opening a run folder for training, for one process alone, and closing it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ import tensorflow as tf
 
 from data.files import explained, make_folder, remove_left_over, write_text
 from data.names import printable, shortened
-from data.pipeline import Files, ordered_batches, steps_per_epoch
 from errors import UserError
 from training import checkpoint
 from training.config import TrainConfig
-from training.distribution import Distribution
 from training.examples import Examples
-from training.objective import Objective
 from training.run import CONFIG, LABELS, SPLITS, TEST, Run, write_json, write_splits
 
 _LOCK = ".lock"
@@ -99,21 +96,11 @@ def reopen(config: TrainConfig, examples: Examples) -> Iterator[str]:
         yield run.path
 
 
-def finish(
-    run_dir: str, objective: Objective, test: Files, config: TrainConfig, seconds: float, team: Distribution
-) -> Run:
-    """Measures the best epoch on the test part, writes test.json, and gives the run."""
-    run = Run.open(run_dir)
-    size = config.batch_size
-    with team.strategy.scope():
-        model = run.load_model()
-        team.compile(model, objective.compile_arguments)
-        batches = team.batches(lambda share: ordered_batches(test, size, objective.targets, share))
-        metrics = model.evaluate(batches, steps=steps_per_epoch(test, size), return_dict=True, verbose=0)
+def finish(run: Run, metrics: dict[str, float], seconds: float) -> None:
+    """Writes what the best epoch gave on the test part, and how long training took; the checkpoint goes."""
     write_json(run.file(CONFIG), run.details() | {"training_seconds": round(seconds, 1)})
-    write_json(run.file(TEST), {name: float(value) for name, value in metrics.items()})
-    checkpoint.remove(run_dir)
-    return run
+    write_json(run.file(TEST), metrics)
+    checkpoint.remove(run.path)
 
 
 def _record(

@@ -11,7 +11,7 @@ import keras
 import models
 from data import service
 from data.cache import keep_decoded
-from data.pipeline import Elsewhere, Files, Rows, ordered_batches
+from data.pipeline import Elsewhere, Files, Rows, Table, Targets, ordered_batches, steps_per_epoch
 from training import features, transfer
 from training.agreement import Agreement
 from training.config import TrainConfig
@@ -64,22 +64,37 @@ class Job:
         """
         if not phase.is_frozen or (self.config.augment != "none" and not self.config.augmented_views):
             return self.model, *self.decoded
-        (train_files, train_digests), (val_files, val_digests) = self.files("train"), self.files("val")
         front, rest = features.cut(self.model)
-        compute = functools.partial(
-            features.compute,
+        train = self._features(front, "train", "features for training", views=transfer.views(self.config))
+        return rest, train, self._features(front, "val", "features for validation")
+
+    def _features(self, front: keras.Model, part: str, title: str, **how: Any) -> Table:
+        return features.compute(
             front,
+            *self.files(part),
             objective=self.objective,
             batch_size=self.config.batch_size,
+            title=title,
             team=self.team,
             is_due=Pause(self.signals, self.checkpoint_seconds, Agreement(self.team, self.checkpoint_seconds)),
+            **how,
         )
-        views = transfer.views(self.config)
-        train_rows = compute(train_files, train_digests, title="features for training", views=views)
-        return rest, train_rows, compute(val_files, val_digests, title="features for validation")
 
     def validation(self, trainee: keras.Model, rows: Rows) -> Any:
         """Batches to evaluate `trainee` on."""
         targets = self.objective.targets if trainee is self.model else None
         size, elsewhere = self.config.batch_size, self.elsewhere(rows)
         return self.team.batches(lambda share: ordered_batches(rows, size, targets, share, elsewhere=elsewhere))
+
+    def test(self, model: keras.Model) -> dict[str, float]:
+        """Loss and metrics of the trained `model` on the test part, by features where its backbone stayed frozen."""
+        rows: Rows = self.files("test")[0]
+        targets: Targets | None = self.objective.targets
+        if transfer.phases(self.config)[-1].is_frozen:
+            front, model = features.cut(model)
+            rows, targets = self._features(front, "test", "features for testing"), None
+        self.team.compile(model, self.objective.compile_arguments)
+        size = self.config.batch_size
+        batches = self.team.batches(lambda share: ordered_batches(rows, size, targets, share))
+        metrics = model.evaluate(batches, steps=steps_per_epoch(rows, size), return_dict=True, verbose=0)
+        return {name: float(value) for name, value in metrics.items()}
