@@ -90,6 +90,7 @@ def test_a_damaged_picture_is_told_from_a_damaged_shard(tmp_path: pathlib.Path, 
         (records.example(b"x", None), "must hold one image/encoded and one image/class/label or image/class/text"),
         (b"\xffno example", "no tf.train.Example"),
     ],
+    ids=["without a label", "no example"],
 )
 def test_other_examples_are_refused(tmp_path: pathlib.Path, content: bytes, message: str) -> None:
     records.write(tmp_path / "a.tfrecord", [content])
