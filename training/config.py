@@ -73,7 +73,7 @@ class TrainConfig:
     )
     data_service: str | None = _flag(
         None,
-        "grpc://HOST:PORT of a tf.data service whose hosts decode and augment the pictures in every epoch "
+        "Address, grpc://HOST:PORT, of a tf.data service whose hosts decode and augment the pictures in every epoch "
         "(python -m data.serve). Default: this machine does.",
     )
     augmented_views: int = _flag(

@@ -39,14 +39,21 @@ TOLERANCES = {
 }
 
 # Four devices and four workers, which take longer, are tested with all trainings.
-TWO_DEVICES = ("scratch", "two_heads", "batch_norm")
-TWO_WORKERS = ("scratch", "two_heads", "phases", "float16", "batch_norm")
+TWO_DEVICES = ("scratch", "batch_norm")
+TWO_WORKERS = ("scratch", "two_heads", "phases", "batch_norm")
+HALF_PRECISION = ("bfloat16", "float16")
 
 
-def launch(folder: pathlib.Path, strategy: str, *, devices: int = 1, workers: int = 1) -> subprocess.Popen:
+def launch(
+    folder: pathlib.Path,
+    strategy: str,
+    *,
+    devices: int = 1,
+    workers: int = 1,
+    names: tuple[str, ...] = tuple(trainings.TRAININGS),
+) -> subprocess.Popen:
     cache = folder.with_name(f"{folder.name}-cache")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
-    names = {(2, 1): TWO_DEVICES, (1, 2): TWO_WORKERS}.get((devices, workers), tuple(trainings.TRAININGS))
     command = ["tests/training/trainings.py", str(folder), strategy, str(devices), *names]
     together = ["-m", "training.launch", f"--workers={workers}", "--"] if workers > 1 else []
     with open(f"{folder}.log", "wb") as log:
@@ -66,9 +73,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]
     folder = tmp_path_factory.mktemp("together")
     trainings.write_weights(str(folder))
     ways = {
-        "one": {"strategy": "none"},
-        "two devices": {"strategy": "mirrored", "devices": 2},
-        "two workers": {"strategy": "multi_worker", "workers": 2},
+        "one": {"strategy": "none", "names": TWO_WORKERS},
+        "two devices": {"strategy": "mirrored", "devices": 2, "names": TWO_DEVICES},
+        "two workers": {"strategy": "multi_worker", "workers": 2, "names": TWO_WORKERS},
     }
     processes = {way: launch(folder / way.replace(" ", "_"), **arguments) for way, arguments in ways.items()}
     return {way: finished(process, folder / way.replace(" ", "_")) for way, process in processes.items()}
@@ -94,13 +101,22 @@ def test_results_are_those_of_one_device(results: dict[str, pathlib.Path], way: 
     assert largest_difference(one, other) <= TOLERANCES[name]
 
 
+@pytest.fixture(scope="module")
+def half_precision(results: dict[str, pathlib.Path]) -> pathlib.Path:
+    folder = results["one"].with_name("half_precision")
+    return finished(launch(folder, "none", names=HALF_PRECISION), folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [{"strategy": "mirrored", "devices": 4}, {"strategy": "multi_worker", "workers": 4}])
-def test_four_give_the_results_of_one(results: dict[str, pathlib.Path], way: dict) -> None:
+def test_four_give_the_results_of_one(
+    results: dict[str, pathlib.Path], half_precision: pathlib.Path, way: dict
+) -> None:
     folder = results["one"].with_name(f"four_{way['strategy']}")
     finished(launch(folder, **way), folder)
     for name in trainings.TRAININGS:
-        one, other = (Run.open(str(each / name)) for each in (results["one"], folder))
+        alone = half_precision if name in HALF_PRECISION else results["one"]
+        one, other = (Run.open(str(each / name)) for each in (alone, folder))
         assert largest_difference(one, other) <= TOLERANCES[name], name
 
 

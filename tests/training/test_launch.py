@@ -237,7 +237,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return run_dir
 
 
-@pytest.mark.parametrize(("lost", "number"), [(1, signal.SIGKILL), (0, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("lost", "number"), [(1, signal.SIGKILL), pytest.param(0, signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_lost_worker_ends_the_others_and_the_run_goes_on(
     tmp_path: pathlib.Path, uninterrupted: pathlib.Path, lost: int, number: int
 ) -> None:
