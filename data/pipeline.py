@@ -116,13 +116,14 @@ def ordered_batches(
     share: Share = WHOLE,
     view: View = AS_IT_IS,
     elsewhere: Elsewhere | None = None,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
     """Batches `(pixels, targets)` in the order of the rows, every row once; nothing random unless `view` says so.
 
     With `share` it makes slices of the batches, and the rows' counts come third; with `elsewhere` others make them, and
-    they come in any order; both as in `training_batches`.
+    they come in any order; both as in `training_batches`. From `first_step` on, the batches are those of a whole pass.
     """
-    one_pass = Steps(batch_size, view.seed, view.number, view.number + 1)
+    one_pass = Steps(batch_size, view.seed, view.number, view.number + 1, first_step)
     return _batches(rows, one_pass, view.level, targets, share, elsewhere, shuffled=False)
 
 

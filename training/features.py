@@ -116,33 +116,16 @@ class _Work:
         view, row = divmod(rows, len(self.files))
         return view * self.steps_per_view + row // self.batch_size
 
-    def stretches(self, first: int) -> Iterator[tuple[int, int]]:
-        """(step, number of steps) of what to make in one go: whole views, and the rest of one from step `first` on.
+    def passes(self, step: int) -> Iterator[tuple[View, int]]:
+        """(view, first step in it) of what there is to compute from `step` on."""
+        view, first_step = divmod(step, self.steps_per_view)
+        for rest in self.views[view:]:
+            yield rest, first_step
+            first_step = 0
 
-        A view's random numbers hang on its number times its steps, plus the step. To be those of a larger view, a
-        stretch has to begin at a multiple of its length.
-        """
-        for view in range(first // self.steps_per_view, len(self.views)):
-            step, end = view * self.steps_per_view, (view + 1) * self.steps_per_view
-            if first <= step:
-                yield step, self.steps_per_view
-                continue
-            step = first
-            while step < end:
-                position = self.views[view].number * self.steps_per_view + step % self.steps_per_view
-                length = position & -position
-                while length > end - step:
-                    length //= 2
-                yield step, length
-                step += length
-
-    def batches(self, step: int, count: int, targets: Targets, share: Share = WHOLE) -> tf.data.Dataset:
-        """The batches of a stretch."""
-        view, first = self.views[step // self.steps_per_view], step % self.steps_per_view
-        rows = np.arange(first * self.batch_size, min((first + count) * self.batch_size, len(self.files)))
-        files = replace(self.files, source=self.files.source.take(rows))
-        part = replace(view, number=(view.number * self.steps_per_view + first) // count)
-        return ordered_batches(files, self.batch_size, targets, share, part)
+    def batches(self, view: View, first_step: int, targets: Targets, share: Share = WHOLE) -> tf.data.Dataset:
+        """The batches of one view from `first_step` on."""
+        return ordered_batches(self.files, self.batch_size, targets, share, view, first_step=first_step)
 
 
 def _fill(folder: str, work: _Work, title: str, is_due: Callable[[], bool]) -> None:
@@ -201,15 +184,15 @@ def _forward(work: _Work, first: int) -> Iterator[tuple[Any, Any]]:
     def compute_batch(pixels: tf.Tensor) -> tf.Tensor:
         return tf.cast(work.front(pixels, training=False), tf.float32)
 
-    for step, count in work.stretches(first):
+    for view, first_step in work.passes(first):
         if work.team.is_single:
-            for pixels, targets in work.batches(step, count, work.objective.targets):
+            for pixels, targets in work.batches(view, first_step, work.objective.targets):
                 yield compute_batch(pixels), targets
         else:
-            yield from _forward_together(compute_batch, work, step, count)
+            yield from _forward_together(compute_batch, work, view, first_step)
 
 
-def _forward_together(compute_batch: Callable, work: _Work, step: int, count: int) -> Iterator[tuple[Any, Any]]:
+def _forward_together(compute_batch: Callable, work: _Work, view: View, first_step: int) -> Iterator[tuple[Any, Any]]:
     """The same batches in every worker, though each computes its slices only."""
     files, team, objective = work.files, work.team, work.objective
     labels = tf.constant(files.source.labels)
@@ -223,8 +206,8 @@ def _forward_together(compute_batch: Callable, work: _Work, step: int, count: in
         return numbers, compute_batch(pixels), wanted
 
     compute_slices = tf.function(lambda slices: team.strategy.run(compute_slice, slices), reduce_retracing=True)
-    batches = iter(team.batches(lambda share: numbered.batches(step, count, with_number, share)))
-    for _ in range(count):
+    batches = iter(team.batches(lambda share: numbered.batches(view, first_step, with_number, share)))
+    for _ in range(first_step, work.steps_per_view):
         numbers, features, targets = tf.nest.map_structure(team.gather, compute_slices(next(batches)))
         # The slices come in no order to rely on, and those of a small last batch are all the same.
         _, order = np.unique(numbers, return_index=True)

@@ -134,16 +134,14 @@ def test_views_are_features_of_augmented_pictures(files: Files) -> None:
     assert np.abs(first - plain).mean() < 3 * np.abs(plain).mean()
 
 
-def test_the_rest_of_a_view_is_made_in_few_stretches_with_its_own_random_numbers(files: Files) -> None:
+def test_the_rest_of_a_view_has_its_own_random_numbers(files: Files) -> None:
     front, _ = features.cut(network())
     views = tuple(View("full", 3, number) for number in (2, 5))
     work = features._Work(front, files, OBJECTIVE, 3, ALONE, views)
     whole = [pixels for view in views for pixels, _ in ordered_batches(files, 3, view=view)]
     assert len(whole) == 28 and len(whole[13]) == 1
     for first in (0, 1, 5, 13, 14, 15, 27):
-        stretches = list(work.stretches(first))
-        assert len(stretches) <= 2 + 2 * 4
-        made = [pixels for stretch in stretches for pixels, _ in work.batches(*stretch, OBJECTIVE.targets)]
+        made = [pixels for part in work.passes(first) for pixels, _ in work.batches(*part, OBJECTIVE.targets)]
         for one, other in zip(made, whole[first:], strict=True):
             np.testing.assert_array_equal(one, other)
 
