@@ -62,10 +62,11 @@ def _check(positional: list[str]) -> None:
 
 def _evaluate(run: Run) -> None:
     from evaluation import assess, card, predictions, report
+    from models import saved_models
 
     model = run.load_model()
     if _EXPORT.value:
-        network = predictions.newest_version(_EXPORT.value)
+        network = saved_models.newest(_EXPORT.value)
         predictor = predictions.from_saved_model(network, run.class_names)
     else:
         network, predictor = "model.keras", predictions.from_model(model)

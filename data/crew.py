@@ -47,7 +47,10 @@ class Crew:
             # Ending here would leave the others waiting.
             report["problem"] = str(problem)
         reports = [json.loads(each) for each in self.exchange(json.dumps(report).encode())]
-        _check(what, reports)
+        check_same(what, [report["items"] for report in reports])
+        problems = [report["problem"] for report in reports if "problem" in report]
+        if problems:
+            raise UserError(problems[0])
         findings = [None] * len(items)
         for member, each in enumerate(reports):
             findings[member :: self.members] = each["findings"]
@@ -57,13 +60,15 @@ class Crew:
 ALONE = Crew()
 
 
-def _check(what: str, reports: list[dict[str, Any]]) -> None:
-    for member, report in enumerate(reports):
-        if report["items"] != reports[0]["items"]:
+def check_same(what: str, values: Sequence[Any]) -> None:
+    """Checks that all workers, in whose order `values` are, have the same of `what`.
+
+    Raises:
+        UserError: one has another than the first.
+    """
+    for worker, value in enumerate(values):
+        if value != values[0]:
             raise UserError(
-                f"All workers must have the same {what}. Received others in worker {member} than in worker 0. "
+                f"All workers must have the same {what}. Received others in worker {worker} than in worker 0. "
                 "Give all of them the same files and the same command."
             )
-    problem = next((report["problem"] for report in reports if "problem" in report), None)
-    if problem:
-        raise UserError(problem)

@@ -1,4 +1,4 @@
-"""Local files that stand for those of other file systems, for libraries that know no others (h5py, zipfile, Pillow)."""
+"""Writing files of other file systems by libraries that know local ones only (h5py, zipfile, Pillow)."""
 
 from __future__ import annotations
 
@@ -28,15 +28,3 @@ def replacing_from_local(path: str) -> Iterator[str]:
         yield local
         with replacing(path) as beside:
             tf.io.gfile.copy(local, beside)
-
-
-@contextlib.contextmanager
-def read_locally(path: str) -> Iterator[str]:
-    """A local path with the content of the file `path`, which must exist where it is of another file system."""
-    if "://" not in path:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
-        local = os.path.join(folder, os.path.basename(path))
-        tf.io.gfile.copy(path, local)
-        yield local

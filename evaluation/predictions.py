@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,13 +138,6 @@ def _load_signature(folder: str) -> Callable:
     # The signature's variables live as long as the object that it was loaded with.
     serve.loaded = loaded
     return serve
-
-
-def newest_version(folder: str) -> str:
-    """`folder`, or its largest version where it holds numbered ones as TensorFlow Serving expects them."""
-    names = [name.rstrip("/") for name in tf.io.gfile.listdir(folder)] if tf.io.gfile.isdir(folder) else []
-    versions = [int(name) for name in names if name.isdecimal()]
-    return os.path.join(folder, str(max(versions))) if versions else folder
 
 
 def _serve_batch(serve: Callable, part: Part, start: int, pixels: tf.Tensor) -> Answers:

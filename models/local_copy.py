@@ -1,4 +1,4 @@
-"""Files of other file systems for libraries that open local paths only, such as h5py and zipfile."""
+"""Reading files of other file systems by libraries that know local ones only (h5py, zipfile)."""
 
 from __future__ import annotations
 

@@ -46,6 +46,21 @@ def load(folder: str) -> Any:
         raise _unreadable(folder, str(problem).strip().splitlines()[0]) from problem
 
 
+def versions(base: str) -> list[int]:
+    """The numbered folders in `base`, as TensorFlow Serving expects them, ascending; none where there is no `base`."""
+    if not tf.io.gfile.isdir(base):
+        return []
+    # Of local folders TensorFlow lists none in which a name isn't UTF-8.
+    names = [name.rstrip("/") for name in (tf.io.gfile.listdir(base) if "://" in base else os.listdir(base))]
+    return sorted(int(name) for name in names if name.isdecimal() and tf.io.gfile.isdir(os.path.join(base, name)))
+
+
+def newest(folder: str) -> str:
+    """The highest version in `folder`, or `folder` itself where it holds none."""
+    numbers = versions(folder)
+    return os.path.join(folder, str(numbers[-1])) if numbers else folder
+
+
 def _called_ops(folder: str) -> set[str]:
     """The operations of all functions that loading and calling the model can run.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from data.files import explained, make_folder
 from errors import UserError
+from models.saved_models import versions
 from serving import remote
 
 # The server reads only folders whose name is a number; what is half-way there has a name that is none.
@@ -54,14 +55,6 @@ def publish(write: Callable[[str], None], base: str, *, version: int | None = No
     if keep_versions:
         _prune(base, keep_versions, int(os.path.basename(path)))
     return path
-
-
-def versions(base: str) -> list[int]:
-    """The numbers in `base` that a server would load, ascending."""
-    if "://" in base:
-        return remote.versions(base)
-    names = os.listdir(base) if os.path.isdir(base) else []
-    return sorted(int(name) for name in names if name.isdecimal() and os.path.isdir(os.path.join(base, name)))
 
 
 def _check(base: str, version: int | None, keep_versions: int) -> None:

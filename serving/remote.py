@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from data.files import explained
 from errors import UserError
+from models.saved_models import versions
 
 _GRAPH = "saved_model.pb"
 
@@ -51,12 +52,6 @@ def publish(write: Callable[[str], None], base: str, version: int | None, keep_v
         if old != number:
             tf.io.gfile.rmtree(posixpath.join(base, str(old)))
     return target
-
-
-def versions(base: str) -> list[int]:
-    """The numbers in `base`, ascending."""
-    names = tf.io.gfile.listdir(base) if tf.io.gfile.isdir(base) else []
-    return sorted(int(name.rstrip("/")) for name in names if name.rstrip("/").isdecimal())
 
 
 def _files(folder: str) -> Iterator[str]:

@@ -27,7 +27,6 @@ import errors
 from errors import UserError
 from models import saved_models
 from serving import wire
-from serving.publish import versions
 
 _HOST = "127.0.0.1"
 _STATUS = {"NOT_FOUND": 404, "INVALID_ARGUMENT": 400, "UNAVAILABLE": 503, "RESOURCE_EXHAUSTED": 429, "INTERNAL": 500}
@@ -77,7 +76,7 @@ def load(model_dir: str, name: str = "darkroom", before: Callable[[], None] = la
     Raises:
         UserError: there is none.
     """
-    found = versions(model_dir)
+    found = saved_models.versions(model_dir)
     if not found:
         raise UserError(
             f"--model_dir must hold versions that export.py has written, such as {model_dir}/1. Received: none. "

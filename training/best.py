@@ -7,9 +7,9 @@ import os
 import zipfile
 
 import keras
-import tensorflow as tf
 
-from data.local_file import read_locally, replacing_from_local
+from data.local_file import replacing_from_local
+from models.local_copy import local_copy
 from training.run import MODEL, read_history
 
 
@@ -32,7 +32,7 @@ def kept_loss(run_dir: str) -> float:
     """
     path = os.path.join(run_dir, MODEL)
     try:
-        with read_locally(path) as file, zipfile.ZipFile(file) as archive:
+        with local_copy(path) as file, zipfile.ZipFile(file) as archive:
             return float(json.loads(archive.comment)["val_loss"])
-    except (OSError, tf.errors.NotFoundError, zipfile.BadZipFile, ValueError, KeyError, TypeError):
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError):
         return min((float(row["val_loss"]) for row in read_history(run_dir)), default=float("inf"))

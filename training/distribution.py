@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context
 
-from data.crew import Crew
+from data.crew import Crew, check_same
 from data.pipeline import WHOLE, Share
 from errors import UserError
 from training import batch_statistics, cluster, exchange, keras_multi_worker, rendezvous
@@ -118,13 +118,7 @@ class Distribution:
         Raises:
             UserError: in every process when one has another than the chief.
         """
-        values = self.exchange(value)
-        for worker, other in enumerate(values):
-            if other != values[0]:
-                raise UserError(
-                    f"All workers must have the same {what}. Received others in worker {worker} than in worker 0. "
-                    "Give all of them the same files and the same command."
-                )
+        check_same(what, self.exchange(value))
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum of all processes' `values`; all must call this together, with the same shape and type."""

@@ -8,6 +8,7 @@ import pytest
 from errors import UserError
 from evaluation import predictions
 from evaluation.assess import Assessment
+from models import saved_models
 from serving.export import export_run
 from training.run import Run
 
@@ -19,7 +20,7 @@ def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_saved_model_answers_as_the_keras_model_does(run: Run, assessment: Assessment, exported: str) -> None:
-    assert predictions.newest_version(str(pathlib.Path(exported).parent)) == exported
+    assert saved_models.newest(str(pathlib.Path(exported).parent)) == exported
     predict = predictions.from_saved_model(exported, run.class_names)
     served = predict(run.part("test"), 7, "predicting")
     np.testing.assert_allclose(served.probabilities, assessment.predictions.probabilities, atol=1e-5)
@@ -36,13 +37,6 @@ def test_a_saved_model_of_other_classes_is_refused(run: Run, exported: str) -> N
 def test_a_folder_without_a_saved_model_is_refused(run: Run, tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=f"Received: --export={tmp_path}"):
         predictions.from_saved_model(str(tmp_path), run.class_names)
-
-
-def test_the_newest_version_is_the_largest_number(tmp_path: pathlib.Path) -> None:
-    for name in ("2", "10", "9", "11.part", "x"):
-        (tmp_path / name).mkdir()
-    assert predictions.newest_version(str(tmp_path)) == str(tmp_path / "10")
-    assert predictions.newest_version(str(tmp_path / "10")) == str(tmp_path / "10")
 
 
 def test_one_logit_becomes_two_columns() -> None:

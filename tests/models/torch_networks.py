@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -49,21 +51,23 @@ class Bottleneck(nn.Module):
         return torch.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-class DeepResNet(nn.Module):
-    """He et al. 2015, table 1, the columns of 50, 101 and 152 layers; `filters` is 64 there."""
+class _Stages(nn.Module):
+    """He et al. 2015, table 1: a stem, four stages, each twice as wide as the one before, and one linear layer."""
 
-    def __init__(self, repeats: tuple[int, ...], filters: int, num_classes: int) -> None:
+    def __init__(
+        self, block: type[nn.Module], repeats: tuple[int, ...], filters: int, num_classes: int, **options: Any
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, filters, 7, 2, 3)
-        self.bn1 = nn.BatchNorm2d(filters, eps=1.001e-5)
+        self.conv1 = nn.Conv2d(3, filters, 7, 2, 3, bias=options["bias"])
+        self.bn1 = nn.BatchNorm2d(filters, eps=options["eps"])
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         before = filters
         for stage, blocks in enumerate(repeats):
             width = filters * 2**stage
             stack = []
-            for block in range(blocks):
-                stack.append(Bottleneck(before, width, 2 if stage and not block else 1))
-                before = 4 * width
+            for number in range(blocks):
+                stack.append(block(before, width, 2 if stage and not number else 1))
+                before = options["expansion"] * width
             setattr(self, f"layer{stage + 1}", nn.Sequential(*stack))
         self.fc = nn.Linear(before, num_classes)
 
@@ -74,29 +78,18 @@ class DeepResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-class ResNet(nn.Module):
-    """He et al. 2015, table 1, with the options of torchvision."""
+class DeepResNet(_Stages):
+    """The columns of 50, 101 and 152 layers, with the options of the paper's Caffe files; `filters` is 64 there."""
+
+    def __init__(self, repeats: tuple[int, ...], filters: int, num_classes: int) -> None:
+        super().__init__(Bottleneck, repeats, filters, num_classes, bias=True, eps=1.001e-5, expansion=4)
+
+
+class ResNet(_Stages):
+    """The columns of 18 and 34 layers, with the options of torchvision."""
 
     def __init__(self, repeats: tuple[int, ...], num_classes: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        before = 64
-        for stage, blocks in enumerate(repeats):
-            filters = 64 * 2**stage
-            stack = []
-            for block in range(blocks):
-                stack.append(BasicBlock(before, filters, 2 if stage and not block else 1))
-                before = filters
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*stack))
-        self.fc = nn.Linear(before, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-        return self.fc(x.mean((2, 3)))
+        super().__init__(BasicBlock, repeats, 64, num_classes, bias=False, eps=1e-5, expansion=1)
 
 
 class AlexNet(nn.Module):

@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 
 from errors import UserError
+from models.saved_models import versions
 from serving import publish as publishing
-from serving.publish import publish, versions
+from serving.publish import publish
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 import models
 from errors import UserError
 from evaluation import assess, card, prediction_rows, predictions, report
-from models import weights
+from models import saved_models, weights
 from serving.export import export_run
 from training import best
 from training.callbacks import StopAtNonFinite
@@ -61,7 +61,7 @@ def test_from_training_to_prediction_without_a_local_path(remote_photos: str, tm
 
     version = export_run(run)
     assert version == f"{ROOT}/run/export/1"
-    served = predictions.from_saved_model(predictions.newest_version(run.file("export")), run.class_names)
+    served = predictions.from_saved_model(saved_models.newest(run.file("export")), run.class_names)
     part = run.part("test")
     np.testing.assert_allclose(
         served(part, 8, "served").probabilities,
