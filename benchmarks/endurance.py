@@ -1,6 +1,6 @@
-"""Trains a small model for many epochs and watches memory and open files: `python -m benchmarks.endurance`.
+"""Trains models for many epochs and watches memory and open files: `python -m benchmarks.endurance`.
 
-One table: resident memory and open files at five moments. The limits: memory within 5 %, not one file more.
+One table a model: resident memory and open files at five moments. The limits: memory within 5 %, not one file more.
 """
 
 from __future__ import annotations
@@ -16,22 +16,30 @@ import time
 import psutil
 from absl import app, flags
 
+import models
 from errors import UserError, exits_with_message
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
+_IMAGE_SIZE = 32
 _LARGEST_GROWTH = 0.05
 # By then TensorFlow has traced everything and every thread has had its first turn.
 _WARM_SHARE = 0.1
 
 
 def main(argv: list[str]) -> int:
-    """Prints the table; 1 when memory or open files have grown."""
+    """Prints a table a model; 1 when memory or open files have grown for any."""
+    specs = [models.find(name) for name in flags.FLAGS.models]
+    return max(_endures(spec, flags.FLAGS.epochs) for spec in specs)
+
+
+def _endures(spec: models.ModelSpec, epochs: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         place = os.path.join(folder, "run")
-        samples = _samples(place, flags.FLAGS.epochs)
-        _check(place, flags.FLAGS.epochs)
-    return report(samples, flags.FLAGS.epochs)
+        samples = _samples(spec, place, epochs)
+        _check(place, epochs)
+    print(f"{spec.name}, {epochs} epochs")
+    return report(samples, epochs)
 
 
 def report(samples: list[tuple[int, int, int]], epochs: int) -> int:
@@ -48,12 +56,15 @@ def report(samples: list[tuple[int, int, int]], epochs: int) -> int:
         statistics.median(memory for _, memory, _ in last) / statistics.median(memory for _, memory, _ in first) - 1
     )
     more = min(files for *_, files in last) - min(files for *_, files in first)
-    print(f"Growth: memory {growth:+.1%} (limit: {_LARGEST_GROWTH:+.0%}), open files {more:+} (limit: +0).")
+    print(
+        f"Growth: memory {growth:+.1%} (limit: {_LARGEST_GROWTH:+.0%}), open files {more:+} (limit: +0).\n", flush=True
+    )
     return int(growth > _LARGEST_GROWTH or more > 0)
 
 
-def _samples(place: str, epochs: int) -> list[tuple[int, int, int]]:
-    command = [sys.executable, str(_ROOT / "train.py"), "--model=lenet5", "--data=digits", "--image_size=32"]
+def _samples(spec: models.ModelSpec, place: str, epochs: int) -> list[tuple[int, int, int]]:
+    command = [sys.executable, str(_ROOT / "train.py"), f"--model={spec.name}", "--data=digits"]
+    command += [f"--image_size={max(spec.min_image_size, _IMAGE_SIZE)}", "--weights=none"]
     command += ["--train_fraction=0.1", "--val_fraction=0.05", "--test_fraction=0.05", "--learning_rate=1e-4"]
     command += [f"--epochs={epochs}", f"--run_dir={place}", "--checkpoint_minutes=0.05", "--augment=full"]
     samples = []
@@ -89,5 +100,6 @@ def _check(place: str, epochs: int) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_list("models", ["lenet5"], "Networks to train, one after the other.")
     flags.DEFINE_integer("epochs", 200, "Epochs to train, 20 or more.", lower_bound=20)
     app.run(exits_with_message(main))

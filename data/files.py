@@ -30,8 +30,7 @@ def replacing(path: str) -> Iterator[str]:
     Raises:
         UserError: the disk is full, or the place can't be written to.
     """
-    folder, name = os.path.split(str(path))
-    beside = os.path.join(folder, f"{_beside_prefix()}{os.getpid()}-{name}")
+    beside = _beside(str(path))
     try:
         with explained(str(path)):
             yield beside
@@ -108,8 +107,7 @@ def remove_left_over(folder: str) -> None:
 
 def discard(path: str) -> None:
     """Removes the folder `path`, which nobody sees with some of its files gone."""
-    folder, name = os.path.split(path)
-    beside = os.path.join(folder, f"{_beside_prefix()}{os.getpid()}-{name}")
+    beside = _beside(path)
     _remove_quietly(beside)
     with contextlib.suppress(OSError):
         os.rename(path, beside)
@@ -120,6 +118,11 @@ def cache_folder() -> str:
     """Where things that can be computed again are kept between runs: `$XDG_CACHE_HOME/darkroom`."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(root, "darkroom")
+
+
+def _beside(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f"{_beside_prefix()}{os.getpid()}-{name}")
 
 
 def _beside_prefix() -> str:

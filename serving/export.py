@@ -10,7 +10,7 @@ import keras
 from tensorflow.core.protobuf import saved_model_pb2
 
 import models
-from data.scan import printable
+from data.names import printable
 from errors import UserError
 from serving import warmup
 from serving.metadata import Metadata

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from data.decode import decode, is_bitmap, is_png
 from data.gif import first_frame, is_gif
-from data.scan import LARGEST_PIXELS
+from data.header import LARGEST_PIXELS
 
 NOT_A_PICTURE = "not a JPEG, PNG, GIF or BMP picture"
 DAMAGED = "damaged or cut off"

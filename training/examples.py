@@ -20,7 +20,7 @@ from errors import UserError
 from training.config import TrainConfig
 
 # What TensorFlow's messages hold when a decoder fails or a shard has another length, and when a file is missing.
-_DECODING = re.compile("Decode(Jpeg|Image|Bmp|Png|Gif)|ExtractJpegShape|not a JPEG|body length")
+_DECODING = re.compile("Decode(Jpeg|Image|Bmp|Png|Gif)|ExtractJpegShape|not a JPEG|GIF block|first frame|body length")
 _MISSING = re.compile(r"[^\s:]*/[^;\n]*; [\w ]+")
 
 

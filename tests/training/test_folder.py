@@ -6,10 +6,14 @@ import pathlib
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
+from data.decode import decode
 from errors import UserError
+from tests.data import encoded
 from tests.training.test_fit import config
 from training import examples, folder
+from training.config import TrainConfig
 from training.examples import Examples
 from training.run import Run
 
@@ -133,3 +137,14 @@ def test_a_finished_run_cannot_be_resumed(
         with folder.reopen(resumed, gathered):
             pass
     assert not pathlib.Path(place, "checkpoint").exists()
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("form", ["jpeg", "png", "gif", "bmp"])
+def test_a_picture_that_was_cut_off_after_the_scan_is_said(form: str, kept: float) -> None:
+    """In the words of the graph in which training decodes, whatever the decoder complains of."""
+    whole = getattr(encoded, form)()
+    pictures = tf.data.Dataset.from_tensors(whole[: int(kept * len(whole))]).map(lambda picture: decode(picture, 32))
+    message = r"The pictures in --data=cats must stay as they are.*one that can no longer be decoded"
+    with pytest.raises(UserError, match=message), examples.unchanged(TrainConfig(data="cats")):
+        list(pictures)
