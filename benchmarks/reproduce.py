@@ -87,7 +87,7 @@ def _run_recipe(name: str) -> Outcome:
         return Outcome(name, command, reason=reason)
     runs = [_run(name, seed, [*plan.flags, *_places(recipe)]) for seed in range(plan.seeds)]
     finished = [run for run in runs if run]
-    return Outcome(name, command, finished, "" if finished else f"failed: see the logs in {flags.FLAGS.runs}")
+    return Outcome(name, command, finished, "" if finished else "failed: see its log in --runs")
 
 
 def _missing(recipe: str) -> str:
