@@ -1,5 +1,7 @@
 """Kills trainings at random moments, resumes them, and compares their last bits: `python -m benchmarks.kill`.
 
+With `--power_loss` it isn't the process but the disk below it that ends, with all that was not flushed to it.
+
 The table's limit is zero: no run may end with other weights, other history or other test metrics than the run that
 nobody disturbed.
 """
@@ -23,6 +25,7 @@ from collections.abc import Iterator
 
 from absl import app, flags
 
+from benchmarks.disk import Disk, mounted
 from errors import UserError, exits_with_message
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -66,8 +69,9 @@ class Trial:
 def main(argv: list[str]) -> int:
     """Prints a line for each training and the sum; 1 when any differs."""
     options = flags.FLAGS
-    with tempfile.TemporaryDirectory() as folder:
-        trials = list(run(pathlib.Path(folder), options.times, options.seed))
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        disk = stack.enter_context(mounted(pathlib.Path(folder))) if options.power_loss else None
+        trials = list(run(pathlib.Path(folder), disk, options.times, options.seed))
     same = sum(trial.is_same for trial in trials)
     kills = sum(len(trial.kills) for trial in trials)
     others = len(trials) - same
@@ -75,7 +79,7 @@ def main(argv: list[str]) -> int:
     return int(others > 0)
 
 
-def run(folder: pathlib.Path, times: int, seed: int) -> Iterator[Trial]:
+def run(folder: pathlib.Path, disk: Disk | None, times: int, seed: int) -> Iterator[Trial]:
     """Trains each case once undisturbed, then `times` trainings in turn, killed and resumed until they finish."""
     generator = random.Random(seed)
     commands = {case: _command(folder, case) for case in _CASES}
@@ -83,8 +87,8 @@ def run(folder: pathlib.Path, times: int, seed: int) -> Iterator[Trial]:
     print(f"{'training':>8}  {'case':<32}  {'same bits':<9}  killed at", flush=True)
     for number in range(times):
         case = list(_CASES)[number % len(_CASES)]
-        place = folder / str(number)
-        trial = _disturbed(generator, case, commands[case], place, undisturbed[case])
+        place = (disk.path if disk else folder) / str(number)
+        trial = _disturbed(generator, case, commands[case], place, disk, undisturbed[case])
         _remove(place)
         answer = "yes" if trial.is_same else "NO"
         print(f"{number + 1:8}  {case:<32}  {answer:<9}  {'; '.join(trial.kills)} {trial.problem}", flush=True)
@@ -158,13 +162,18 @@ def _stamp(place: pathlib.Path) -> int:
 
 
 def _disturbed(
-    generator: random.Random, case: str, command: list[str], place: pathlib.Path, expected: Undisturbed
+    generator: random.Random,
+    case: str,
+    command: list[str],
+    place: pathlib.Path,
+    disk: Disk | None,
+    expected: Undisturbed,
 ) -> Trial:
     kills: list[str] = []
     while not (place / "test.json").exists():
         resume = ["--resume"] if (place / "config.json").exists() else []
         with _started([*command, *resume], place) as process:
-            if len(kills) < _MOST_KILLS and _kill(generator, process, place, expected):
+            if len(kills) < _MOST_KILLS and _kill(generator, process, place, disk, expected):
                 kills.append(_how_far(place))
                 continue
         if process.returncode:
@@ -172,7 +181,13 @@ def _disturbed(
     return Trial(case, tuple(kills), _fingerprint(place) == expected.result)
 
 
-def _kill(generator: random.Random, process: subprocess.Popen, place: pathlib.Path, expected: Undisturbed) -> bool:
+def _kill(
+    generator: random.Random,
+    process: subprocess.Popen,
+    place: pathlib.Path,
+    disk: Disk | None,
+    expected: Undisturbed,
+) -> bool:
     """Kills at a random step and a random moment within it, or now and then anywhere; False when it came too late."""
     if generator.random() < _ANYWHERE:
         wait = generator.uniform(0, expected.seconds)
@@ -182,8 +197,12 @@ def _kill(generator: random.Random, process: subprocess.Popen, place: pathlib.Pa
     try:
         process.wait(wait)
     except subprocess.TimeoutExpired:
+        if disk:
+            disk.lose_power()
         process.kill()
         process.wait()
+        if disk:
+            disk.restart()
         return True
     return False
 
@@ -213,7 +232,10 @@ def _how_far(place: pathlib.Path) -> str:
 
     if (place / "test.json").exists():
         return "after the test"
-    progress = read_progress(str(place))
+    try:
+        progress = read_progress(str(place))
+    except UserError:
+        return "a damaged checkpoint"
     if progress is None:
         if not (place / "config.json").exists():
             return "before the run folder"
@@ -248,4 +270,5 @@ def _fingerprint(place: pathlib.Path) -> str:
 if __name__ == "__main__":
     flags.DEFINE_integer("times", 50, "Trainings to disturb, 1 or more.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Decides the moments of the kills.")
+    flags.DEFINE_bool("power_loss", False, "Cut the power of a disk made for it, as root on Linux.")
     app.run(exits_with_message(main))
