@@ -43,6 +43,7 @@ def _config() -> TrainConfig:
 
 def _stored(run_dir: str) -> TrainConfig:
     """The flags that an interrupted run was started with; others on this command line may only repeat them."""
+    startup.load_tensorflow()
     from training.run import CONFIG, Run
 
     if os.path.isdir(run_dir) and not os.path.exists(os.path.join(run_dir, CONFIG)):

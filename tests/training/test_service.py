@@ -15,6 +15,7 @@ import tensorflow as tf
 from data import service
 from errors import UserError
 from tests.data.test_service import worker
+from training.callbacks import StopAtNonFinite
 from training.config import TrainConfig, resolved
 from training.fit import train
 from training.run import Run
@@ -56,6 +57,32 @@ def test_two_workers_of_the_training_share_a_service(address: str, picture_folde
     result = subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ, capture_output=True, timeout=300)
     assert result.returncode == 0, result.stderr.decode()[-2000:]
     assert_same(one, Run.open(given["run_dir"]), 1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_service(
+    address: str, picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one has gone for good; the rest of the training ends as it would have without any."""
+    flags = {**FLAGS, "data": str(picture_folder)}
+    here = train(resolved(TrainConfig(**flags, run_dir=str(picture_folder.parent / "here"))), "test")
+    run_dir = str(picture_folder.parent / "there")
+
+    def die(self: StopAtNonFinite, epoch: int, logs: dict | None = None) -> None:
+        raise KeyboardInterrupt
+
+    first = tf.data.experimental.service.DispatchServer()
+    server = worker(first.target)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StopAtNonFinite, "on_epoch_end", die)
+        given = {**flags, "run_dir": run_dir, "data_service": first.target, "checkpoint_minutes": 0.0}
+        train(resolved(TrainConfig(**given)), "test")
+    del server, first
+    command = [sys.executable, "train.py", "--resume", f"--run_dir={run_dir}"]
+    done = subprocess.run([*command, f"--data_service={address}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "All log messages" not in done.stderr
+    assert_same(here, Run.open(run_dir), 1e-6)
 
 
 def test_a_wrong_address_ends_the_training_before_it_begins(
