@@ -22,7 +22,7 @@ from models import weights
 from tests.reliability import children
 from tests.reliability.children import Fate
 from tests.reliability.conftest import TinyDisk
-from tests.reliability.test_kill import config
+from tests.reliability.test_kill import config, start_from
 from training import best, checkpoint, fit
 from training.checkpoint import Progress
 from training.config import resolved
@@ -143,6 +143,59 @@ def test_a_full_cache_is_said_before_anything_is_mapped(
     with pytest.raises(UserError, match="the disk is full.*point XDG_CACHE_HOME to another folder"):
         keep_decoded(Files(source, 64, 3), ["x"] * len(source), "disk")
     assert not list(disk.path.rglob("*.npy"))
+
+
+# A program that empties caches, or an administrator, at the worst moments.
+_CACHE_GONE = """
+import os, shutil, subprocess
+from data.resumable import Filling
+from training.callbacks import StopAtNonFinite
+cache, times = os.environ["XDG_CACHE_HOME"], []
+def before(kind, method):
+    really = getattr(kind, method)
+    def act_first(*arguments, **named):
+        times.append(1)
+        if len(times) == 2:
+            {act}
+        return really(*arguments, **named)
+    setattr(kind, method, act_first)
+before({where})
+"""
+_REMOVE = "shutil.rmtree(os.path.join(cache, 'darkroom'))"
+_MAKE_READ_ONLY = "subprocess.run(['mount', '-o', 'remount,ro', cache], check=True)"
+_PREPARING, _TRAINING = "Filling, 'append'", "StopAtNonFinite, 'on_train_batch_end'"
+
+
+@pytest.mark.parametrize(
+    ("act", "where", "expected_code"),
+    [
+        # Half-made features can't be kept.
+        pytest.param(_REMOVE, _PREPARING, 2, id="removed while it is filled"),
+        # Finished ones are open; those for the test are made in a new folder.
+        pytest.param(_REMOVE, _TRAINING, 0, id="removed later", marks=pytest.mark.slow),
+        pytest.param(_MAKE_READ_ONLY, _TRAINING, 2, id="read-only", marks=pytest.mark.slow),
+    ],
+)
+def test_a_cache_that_goes_away(
+    tiny_disk: Disk, pictures: pathlib.Path, monkeypatch: pytest.MonkeyPatch, act: str, where: str, expected_code: int
+) -> None:
+    """The run ends with the bits of an undisturbed one, if need be after a message and with another cache."""
+    given = {"model": "lenet5", "epochs": 2, "weights": start_from(pictures)["weights"], "freeze": True}
+    wanted = config(pictures, f"whole-{abs(hash((act, where)))}", **given)
+    code, log = children.train(wanted)
+    assert code == 0, log
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tiny_disk(4000).path))
+    disturbed = dataclasses.replace(wanted, run_dir=f"{wanted.run_dir}-disturbed")
+    code, log = children.train(disturbed, Fate(code=_CACHE_GONE.format(act=act, where=where)))
+    assert code == expected_code and "Traceback" not in log, log
+    if code:
+        assert "point XDG_CACHE_HOME to another folder" in log, log
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tiny_disk(4000).path))
+        code, log = children.train(dataclasses.replace(Run.open(disturbed.run_dir or "").config, resume=True))
+        assert code == 0, log
+    expected = children.weights(wanted.run_dir or "")
+    for name, value in children.weights(disturbed.run_dir or "").items():
+        np.testing.assert_array_equal(value, expected[name], strict=True)
 
 
 def test_unfinished_tables_make_room_for_others(tiny_disk: Disk) -> None:
