@@ -66,13 +66,17 @@ def stripes(seed: int, *, upright: bool, size: tuple[int, int] = (48, 40)) -> np
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-@pytest.fixture
-def picture_folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A folder `photos` with 20 JPEG files each of the classes `lying` and `upright`."""
-    root = tmp_path / "photos"
+def write_photos(root: pathlib.Path, count: int) -> pathlib.Path:
+    """Fills the new folder `root` with `count` JPEG files each of the classes `lying` and `upright`."""
     for name in ("lying", "upright"):
         (root / name).mkdir(parents=True)
-        for i in range(20):
+        for i in range(count):
             picture = encode(stripes(i + 100 * (name == "upright"), upright=name == "upright"))
             (root / name / f"{i:02d}.jpg").write_bytes(picture)
     return root
+
+
+@pytest.fixture
+def picture_folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder `photos` with 20 JPEG files each of the classes `lying` and `upright`."""
+    return write_photos(tmp_path / "photos", 20)

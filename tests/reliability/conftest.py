@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conftest import encode, stripes
+from tests.conftest import write_photos
 
 
 class TinyDisk:
@@ -54,10 +54,4 @@ def tiny_disk(tmp_path: pathlib.Path) -> Iterator[Callable[[int], TinyDisk]]:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """15 pictures of two classes each, the same for all tests of a file."""
-    root = tmp_path_factory.mktemp("pictures") / "photos"
-    for name in ("lying", "upright"):
-        (root / name).mkdir(parents=True)
-        for i in range(15):
-            picture = encode(stripes(i + 100 * (name == "upright"), upright=name == "upright"))
-            (root / name / f"{i:02d}.jpg").write_bytes(picture)
-    return root
+    return write_photos(tmp_path_factory.mktemp("pictures") / "photos", 15)
