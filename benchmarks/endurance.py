@@ -44,7 +44,8 @@ def _endures(spec: models.ModelSpec, epochs: int) -> int:
 
 def report(samples: list[tuple[int, int, int]], epochs: int) -> int:
     """Prints (epoch, bytes of resident memory, open files) at five moments; 1 when the last exceed the first."""
-    warm = [sample for sample in samples if sample[0] >= _WARM_SHARE * epochs]
+    # After the last epoch comes the test, which has other batches and files.
+    warm = [sample for sample in samples if _WARM_SHARE * epochs <= sample[0] < epochs]
     print(f"{'epoch':>6}{'memory, MB':>12}{'open files':>12}")
     for i in range(5):
         epoch, memory, files = warm[i * (len(warm) - 1) // 4]
@@ -75,7 +76,7 @@ def _samples(spec: models.ModelSpec, place: str, epochs: int) -> list[tuple[int,
                 samples.append((_epoch(place), watched.memory_info().rss, watched.num_fds()))
             except psutil.Error:
                 break
-            time.sleep(0.2)
+            time.sleep(0.05)
         if process.wait():
             log.seek(0)
             raise UserError(f"The training ended with exit code {process.returncode}: {log.read()[-2000:]}")
