@@ -186,8 +186,10 @@ def _forward(work: _Work, first: int) -> Iterator[tuple[Any, Any]]:
 
     for view, first_step in work.passes(first):
         if work.team.is_single:
-            for pixels, targets in work.batches(view, first_step, work.objective.targets):
-                yield compute_batch(pixels), targets
+            batches = work.batches(view, first_step, work.objective.targets)
+            # Traced for any number of pictures from the start; else a smaller last batch would be traced again.
+            compute = compute_batch.get_concrete_function(batches.element_spec[0])
+            yield from ((compute(pixels), targets) for pixels, targets in batches)
         else:
             yield from _forward_together(compute_batch, work, view, first_step)
 
