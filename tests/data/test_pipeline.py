@@ -103,6 +103,13 @@ def test_the_length_is_known() -> None:
     assert ordered_batches(table(), BATCH).cardinality() == 5
 
 
+def test_the_end_of_a_pass_waits_for_no_tuning_thread(picture_folder: pathlib.Path) -> None:
+    """Which would delay it by as much as the pass has lasted, now and then: too seldom for a test of time."""
+    files = Files(folder.load(str(picture_folder)), 16, 3)
+    for batches in (training_batches(files, Steps(BATCH, 0, 0, 1)), ordered_batches(files, BATCH)):
+        assert batches.options().autotune.enabled is False
+
+
 def test_a_single_row() -> None:
     assert labels_of(training_batches(table(1), Steps(BATCH, 0, 0, 2))) == [[0], [0]]
 
