@@ -6,6 +6,7 @@ file of features, one row a picture; the rest, a model that shares its layers wi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -28,7 +29,21 @@ from training.distribution import ALONE, Distribution
 from training.objective import Objective
 
 
-def cut(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+class Front(keras.Model):
+    """The first part of a model, from pixels to features."""
+
+    @functools.cached_property
+    def compute(self) -> Any:
+        """A `tf.function`: the features of a batch in float32, by one graph for all data sets."""
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def features_of(pixels: tf.Tensor) -> tf.Tensor:
+            return tf.cast(self(pixels, training=False), tf.float32)
+
+        return features_of
+
+
+def cut(model: keras.Model) -> tuple[Front, keras.Model]:
     """Cuts `model` into (pixels to features, features to outputs); both share their layers with it.
 
     Pooling and flattening at the start of the head belong to the first part, since they make features smaller.
@@ -46,11 +61,11 @@ def cut(model: keras.Model) -> tuple[keras.Model, keras.Model]:
         features = layer(features)
     entrance = keras.Input(features.shape[1:], dtype=features.dtype, name="features")
     rest = keras.Sequential(stack[fixed:])(entrance) if stack else head(entrance)
-    return keras.Model(pixels, features, name="front"), keras.Model(entrance, rest, name="rest")
+    return Front(pixels, features, name="front"), keras.Model(entrance, rest, name="rest")
 
 
 def compute(
-    front: keras.Model,
+    front: Front,
     files: Files,
     digests: list[str],
     objective: Objective,
@@ -92,7 +107,7 @@ def compute(
 class _Work:
     """The features and targets to compute: of all views of all pictures, view after view, in batches."""
 
-    front: keras.Model
+    front: Front
     files: Files
     objective: Objective
     batch_size: int
@@ -179,22 +194,17 @@ def _key(work: _Work, digests: list[str]) -> str:
 
 def _forward(work: _Work, first: int) -> Iterator[tuple[Any, Any]]:
     """Features and targets of each batch from step `first` on."""
-
-    @tf.function(reduce_retracing=True)
-    def compute_batch(pixels: tf.Tensor) -> tf.Tensor:
-        return tf.cast(work.front(pixels, training=False), tf.float32)
-
     for view, first_step in work.passes(first):
         if work.team.is_single:
             batches = work.batches(view, first_step, work.objective.targets)
             # Traced for any number of pictures from the start; else a smaller last batch would be traced again.
-            compute = compute_batch.get_concrete_function(batches.element_spec[0])
+            compute = work.front.compute.get_concrete_function(batches.element_spec[0])
             yield from ((compute(pixels), targets) for pixels, targets in batches)
         else:
-            yield from _forward_together(compute_batch, work, view, first_step)
+            yield from _forward_together(work, view, first_step)
 
 
-def _forward_together(compute_batch: Callable, work: _Work, view: View, first_step: int) -> Iterator[tuple[Any, Any]]:
+def _forward_together(work: _Work, view: View, first_step: int) -> Iterator[tuple[Any, Any]]:
     """The same batches in every worker, though each computes its slices only."""
     files, team, objective = work.files, work.team, work.objective
     labels = tf.constant(files.source.labels)
@@ -205,7 +215,7 @@ def _forward_together(compute_batch: Callable, work: _Work, view: View, first_st
 
     def compute_slice(pixels: tf.Tensor, targets: tuple[tf.Tensor, Any], counts: tf.Tensor) -> tuple:
         numbers, wanted = targets
-        return numbers, compute_batch(pixels), wanted
+        return numbers, work.front.compute(pixels), wanted
 
     compute_slices = tf.function(lambda slices: team.strategy.run(compute_slice, slices), reduce_retracing=True)
     batches = iter(team.batches(lambda share: numbered.batches(view, first_step, with_number, share)))

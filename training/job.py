@@ -64,13 +64,16 @@ class Job:
         """
         if not phase.is_frozen or (self.config.augment != "none" and not self.config.augmented_views):
             return self.model, *self.decoded
-        front, rest = features.cut(self.model)
-        train = self._features(front, "train", "features for training", views=transfer.views(self.config))
-        return rest, train, self._features(front, "val", "features for validation")
+        train = self._features("train", "features for training", views=transfer.views(self.config))
+        return self._halves[1], train, self._features("val", "features for validation")
 
-    def _features(self, front: keras.Model, part: str, title: str, **how: Any) -> Table:
+    @functools.cached_property
+    def _halves(self) -> tuple[features.Front, keras.Model]:
+        return features.cut(self.model)
+
+    def _features(self, part: str, title: str, **how: Any) -> Table:
         return features.compute(
-            front,
+            self._halves[0],
             *self.files(part),
             objective=self.objective,
             batch_size=self.config.batch_size,
@@ -87,12 +90,15 @@ class Job:
         return self.team.batches(lambda share: ordered_batches(rows, size, targets, share, elsewhere=elsewhere))
 
     def test(self, model: keras.Model) -> dict[str, float]:
-        """Loss and metrics of the trained `model` on the test part, by features where its backbone stayed frozen."""
+        """Loss and metrics of the trained `model` on the test part, by features where its backbone stayed frozen.
+
+        Then its backbone is that of the job's own model.
+        """
         rows: Rows = self.files("test")[0]
         targets: Targets | None = self.objective.targets
         if transfer.phases(self.config)[-1].is_frozen:
-            front, model = features.cut(model)
-            rows, targets = self._features(front, "test", "features for testing"), None
+            _, model = features.cut(model)
+            rows, targets = self._features("test", "features for testing"), None
         self.team.compile(model, self.objective.compile_arguments)
         size = self.config.batch_size
         batches = self.team.batches(lambda share: ordered_batches(rows, size, targets, share))
