@@ -99,7 +99,7 @@ def _command(folder: pathlib.Path, case: str) -> list[str]:
     command = [sys.executable, str(_ROOT / "train.py"), *_COMMON, *_CASES[case]]
     if "--freeze" not in command:
         return command
-    model = next(part.removeprefix("--model=") for part in command if part.startswith("--model="))
+    model = _CASES[case][0].removeprefix("--model=")
     return [*command, f"--weights={_random_weights(folder, model)}"]
 
 

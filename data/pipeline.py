@@ -175,7 +175,7 @@ def _untuned() -> tf.data.Options:
     """Without tf.data's own tuning; `AUTOTUNE` then stands for a call a core, 16 at most.
 
     The thread that tunes sleeps twice as long each time, up to a minute, and is often not woken at the end of a pass,
-    which then lasts until it wakes by itself: 20.5 s in place of 12.3 s (TensorFlow 2.21; no upstream issue found).
+    which then lasts until it wakes by itself: 20.7 s in place of 12.3 s (TensorFlow 2.21; no upstream issue found).
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -177,11 +177,17 @@ _PREPARING, _TRAINING = "Filling, 'append'", "StopAtNonFinite, 'on_train_batch_e
     ],
 )
 def test_a_cache_that_goes_away(
-    tiny_disk: Disk, pictures: pathlib.Path, monkeypatch: pytest.MonkeyPatch, act: str, where: str, expected_code: int
+    tiny_disk: Disk,
+    pictures: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    act: str,
+    where: str,
+    expected_code: int,
 ) -> None:
     """The run ends with the bits of an undisturbed one, if need be after a message and with another cache."""
     given = {"model": "lenet5", "epochs": 2, "weights": start_from(pictures)["weights"], "freeze": True}
-    wanted = config(pictures, f"whole-{abs(hash((act, where)))}", **given)
+    wanted = dataclasses.replace(config(pictures, "", **given), run_dir=str(tmp_path / "whole"))
     code, log = children.train(wanted)
     assert code == 0, log
     monkeypatch.setenv("XDG_CACHE_HOME", str(tiny_disk(4000).path))
