@@ -1,25 +1,42 @@
-"""The table of what the recipes gave, RESULTS.md: one row a recipe, added or replaced one at a time."""
+"""What the recipes gave: recipes/measured.json, and the texts made from it, RESULTS.md and the figure in each recipe.
+
+Nothing of it is written by hand. A row carries the commit of its runs and a digest of itself, and a test makes the texts
+again, so that an edit of any of them is noticed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import pathlib
 import re
 import statistics
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks import table
 
-_HEADER = "| recipe | command | seeds | test accuracy | 95 % interval | seconds an epoch | hardware |"
+SCALES = ("quick", "full")
+
+# A row of one recipe at one scale, as it stands in the JSON file.
+Row = dict[str, Any]
+
 _ABOUT = """# What the recipes gave
 
-Scale: `{scale}`.{smaller}
-Written by `python -m benchmarks.reproduce`, a row at a time. All seeds share the test part; the interval is Wilson's
-95 % interval for the mean accuracy on its pictures. MNIST: its own 10,000; cats and dogs: 240 of 2,400. MAE is the
-mean absolute error of the brightness, in 0-1. On a busy machine, which other programs shared, an epoch takes several
-times too long.
-
+Written by `python -m benchmarks.reproduce` from `recipes/measured.json`; don't edit it by hand. All seeds of a row
+share the test split. The interval is Wilson's 95 % interval for the mean accuracy on its images (MNIST: its own 10,000;
+cats and dogs: 240 of 2,400). MAE is the mean absolute error of the brightness, in 0-1. On a busy machine, which other
+programs shared, an epoch takes several times too long. `commit` is that of the program that trained.
 """
+_SECTIONS = {
+    "quick": "\n## Quick\n\nThe command shows where epochs, images or their size are less than the recipe says.\n\n",
+    "full": "\n## Full\n\nThe recipes as they are.\n\n",
+}
+_HEADER = (
+    "| recipe | command | seeds | test accuracy | 95 % interval | seconds per epoch | hardware | date | commit |\n"
+    "| --- | --- | ---: | --- | --- | ---: | --- | --- | --- |\n"
+)
 
 
 @dataclass
@@ -32,51 +49,131 @@ class Outcome:
     reason: str = ""
 
 
-def add(path: pathlib.Path, outcome: Outcome, scale: str, hardware: str | None) -> None:
-    """Writes the table at `path` anew with this outcome in it.
-
-    The rows of other recipes stay, and so does the recipe's own where it has figures and this outcome has none.
+class Measured:
+    """The rows by scale and recipe, kept in one JSON file.
 
     Args:
-        path: of the table, which need not be there.
-        outcome: the new row.
-        scale: `quick` or `full`.
-        hardware: for the row's last column; None names this machine's processor.
+        path: of the file, which need not exist.
     """
-    rows = read(path, scale)
-    if outcome.runs or outcome.recipe not in rows or "not run" in rows[outcome.recipe]:
-        rows[outcome.recipe] = _row(outcome, hardware or table.machine()["processor"])
-    smaller = (
-        " The command shows where epochs, pictures or their size are less than the recipe says."
-        if scale == "quick"
-        else ""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self._rows: dict[str, dict[str, Row]] = {scale: stored.get(scale, {}) for scale in SCALES}
+
+    def rows(self, scale: str) -> dict[str, Row]:
+        """The rows of one scale by recipe."""
+        return self._rows[scale]
+
+    def add(self, outcome: Outcome, scale: str, hardware: str | None) -> None:
+        """Replaces the recipe's row, unless it has figures and this outcome has none, and writes the file.
+
+        Args:
+            outcome: of the recipe's runs.
+            scale: `quick` or `full`.
+            hardware: for the table; None names this machine's processor.
+        """
+        rows = self._rows[scale]
+        if outcome.runs or "seeds" not in rows.get(outcome.recipe, {}):
+            rows[outcome.recipe] = _signed(_row(outcome, hardware))
+        ordered = {name: {recipe: rows[recipe] for recipe in sorted(rows)} for name, rows in self._rows.items()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def markdown(self) -> str:
+        """The content of RESULTS.md."""
+        sections = [
+            _SECTIONS[scale] + _HEADER + "".join(_line(recipe, row) for recipe, row in sorted(rows.items()))
+            for scale, rows in self._rows.items()
+            if rows
+        ]
+        return _ABOUT + "".join(sections)
+
+
+def is_unchanged(row: Row) -> bool:
+    """Whether a row is as the command wrote it."""
+    return _signed({name: value for name, value in row.items() if name != "sha256"}) == row
+
+
+def figure(row: Row) -> str:
+    """The comment line with which a recipe says what was measured."""
+    if "seeds" not in row:
+        return f"# Measured: {row['reason']}."
+    low, high = interval(row)
+    count = len(row["seeds"])
+    seeds = f"{count} seed{'s' if count > 1 else ''}"
+    smaller = " ".join(re.findall(r" --(\w+=[\w.]+)", row["command"].split(".flags", 1)[1]))
+    with_flags = f" with {smaller}" if smaller else ""
+    error = mean(row, "brightness_mae")
+    brightness = "" if math.isnan(error) else f"; brightness MAE {error:.3f}"
+    return (
+        f"# Measured: {100 * accuracy(row):.1f} % ({seeds}, 95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+        f"{with_flags}{brightness}."
     )
-    lines = [_HEADER, "| --- | --- | --- | --- | --- | --- | --- |", *(rows[name] for name in sorted(rows))]
-    path.write_text(_ABOUT.format(scale=scale, smaller=smaller) + "\n".join(lines) + "\n", encoding="utf-8")
 
 
-def read(path: pathlib.Path, scale: str) -> dict[str, str]:
-    """The table's lines by recipe; empty where there is no table of this scale."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if f"Scale: `{scale}`" not in text:
-        return {}
-    return {match[1]: match[0] for match in re.finditer(r"^\| (\w+) \| `python .*$", text, re.MULTILINE)}
+def accuracy(row: Row) -> float:
+    """The mean test accuracy over the seeds."""
+    return mean(row, "accuracy")
 
 
-def _row(outcome: Outcome, hardware: str) -> str:
-    start = f"| {outcome.recipe} | `{outcome.command}` |"
+def mean(row: Row, metric: str) -> float:
+    """The mean of a test metric over the seeds; NaN where it was not measured."""
+    values = [seed[metric] for seed in row["seeds"] if metric in seed]
+    return statistics.mean(values) if values else math.nan
+
+
+def interval(row: Row) -> tuple[float, float]:
+    """Wilson's 95 % interval (1927) for the mean accuracy, with the number of test images as the number of trials."""
+    share, count, z = accuracy(row), row["test_images"], 1.959964
+    middle = share + z * z / (2 * count)
+    reach = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    return (middle - reach) / (1 + z * z / count), (middle + reach) / (1 + z * z / count)
+
+
+def _signed(row: Row) -> Row:
+    return row | {"sha256": hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]}
+
+
+def _row(outcome: Outcome, hardware: str | None) -> Row:
     if not outcome.runs:
-        return f"{start} | {outcome.reason} | | | |"
-    tests = [json.loads((run / "test.json").read_text(encoding="utf-8")) for run in outcome.runs]
-    accuracies = [metrics.get("accuracy", metrics.get("class_accuracy")) for metrics in tests]
-    seconds = [value for run in outcome.runs for value in _epoch_seconds(run)]
-    mean = statistics.mean(accuracies)
-    spread = f" ({min(accuracies):.2%} to {max(accuracies):.2%})" if len(accuracies) > 1 else ""
-    errors = [metrics["brightness_mae"] for metrics in tests if "brightness_mae" in metrics]
-    spread += f", MAE {statistics.mean(errors):.3f}" if errors else ""
-    low, high = _wilson(mean, _num_tested(outcome.runs[0]))
-    cells = [len(accuracies), f"{mean:.2%}{spread}", f"{low:.1%} to {high:.1%}", f"{statistics.median(seconds):.1f}"]
-    return f"{start} {' | '.join(map(str, cells))} | {hardware} |"
+        return {"command": outcome.command, "reason": outcome.reason}
+    machine = table.machine()
+    return {
+        "command": outcome.command,
+        "seeds": [_seed(run) for run in outcome.runs],
+        "test_images": _num_tested(outcome.runs[0]),
+        "seconds_per_epoch": statistics.median(value for run in outcome.runs for value in _epoch_seconds(run)),
+        "hardware": hardware or machine["processor"],
+        "date": machine["date"],
+    }
+
+
+def _seed(run: pathlib.Path) -> Row:
+    metrics = json.loads((run / "test.json").read_text(encoding="utf-8"))
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    row = {"seed": config["flags"]["seed"], "commit": config["git_commit"]}
+    row["accuracy"] = metrics.get("accuracy", metrics.get("class_accuracy"))
+    return row | {name: metrics[name] for name in ("brightness_mae",) if name in metrics}
+
+
+def _line(recipe: str, row: Row) -> str:
+    start = f"| {recipe} | `{row['command']}` |"
+    if "seeds" not in row:
+        return f"{start} | {row['reason']} | | | | | |\n"
+    values = [seed["accuracy"] for seed in row["seeds"]]
+    spread = f" ({min(values):.2%} to {max(values):.2%})" if len(values) > 1 else ""
+    error = mean(row, "brightness_mae")
+    spread += "" if math.isnan(error) else f", MAE {error:.3f}"
+    low, high = interval(row)
+    commits = dict.fromkeys(_short(seed["commit"]) for seed in row["seeds"])
+    cells = [len(values), f"{accuracy(row):.2%}{spread}", f"{low:.1%} to {high:.1%}", f"{row['seconds_per_epoch']:.1f}"]
+    return f"{start} {' | '.join([*map(str, cells), row['hardware'], row['date'], ', '.join(commits)])} |\n"
+
+
+def _short(commit: str | None) -> str:
+    """Ten digits of a commit, and whether files differed from it."""
+    return "unknown" if commit is None else commit[:10] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def _num_tested(run: pathlib.Path) -> int:
@@ -90,11 +187,3 @@ def _epoch_seconds(run: pathlib.Path) -> list[float]:
     column = header.split(",").index("seconds")
     seconds = [float(row.split(",")[column]) for row in rows]
     return seconds[1:] or seconds
-
-
-def _wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval (1927) for a share seen in `count` trials."""
-    z = 1.959964
-    middle = share + z * z / (2 * count)
-    reach = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
-    return (middle - reach) / (1 + z * z / count), (middle + reach) / (1 + z * z / count)

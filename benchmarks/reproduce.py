@@ -1,9 +1,10 @@
-"""Runs the recipes, one process each, and writes what they gave to RESULTS.md.
+"""Runs the recipes, one process each, and records what they gave.
 
 `python -m benchmarks.reproduce --scale=quick --cat_dog=cat_dog/ --data_dir=DIR --squeezenet=FILE.h5`
 
-A failing recipe doesn't stop the others, and a second call goes on where the first was stopped: finished runs are kept,
-an interrupted one is resumed from its checkpoint. The table keeps the rows of recipes that weren't run now.
+The figures go to recipes/measured.json; RESULTS.md and the figure in each recipe are made from it. A failing recipe
+doesn't stop the others, and a second call continues where the first was stopped: finished runs are kept, and an
+interrupted one is resumed from its checkpoint. Rows of recipes that aren't run now stay.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from absl import flags
 
 import errors
 from benchmarks import recipe_table
-from benchmarks.recipe_table import Outcome
+from benchmarks.recipe_table import Measured, Outcome
 
 _RECIPES = pathlib.Path(__file__).resolve().parents[1] / "recipes"
 _TRAIN = _RECIPES.parent / "train.py"
@@ -31,14 +32,14 @@ flags.DEFINE_string("data_dir", None, "Folder where TensorFlow Datasets keeps mn
 flags.DEFINE_string("squeezenet", None, "SqueezeNet's published weights, without top. Default: skip its recipes.")
 flags.DEFINE_boolean("imagenet", False, "Run the recipes that download ImageNet weights too.")
 flags.DEFINE_string("runs", "runs/reproduce", "Folder for the runs.")
-flags.DEFINE_string("results", "RESULTS.md", "The table to write.")
+flags.DEFINE_string("into", str(_RECIPES.parent), "Folder whose RESULTS.md and recipes/ are brought up to date.")
 flags.DEFINE_string("hardware", None, "What the runs were made on, for the table. Default: this machine's processor.")
 flags.DEFINE_list("only", [], "Names of recipes; default: all.")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a recipe is run at `quick` scale: with fewer epochs, or fewer or smaller pictures, and how many seeds."""
+    """How a recipe is run at `quick` scale: with fewer epochs, or fewer or smaller images, and how many seeds."""
 
     seeds: int = 1
     flags: tuple[str, ...] = ()
@@ -66,22 +67,48 @@ _QUICK: dict[str, Plan] = {
 
 
 def main(argv: list[str]) -> None:
-    """Runs what isn't finished, recipe by recipe, and writes the table after each."""
+    """Runs what isn't finished, recipe by recipe, and records it after each."""
     names = flags.FLAGS.only or sorted(path.stem for path in _RECIPES.glob("*.flags"))
     unknown = [name for name in names if not (_RECIPES / f"{name}.flags").is_file()]
     if unknown:
         raise errors.UserError(f"--only must name recipes in {_RECIPES}. Received: {', '.join(unknown)}.")
-    table = pathlib.Path(flags.FLAGS.results)
+    into = pathlib.Path(flags.FLAGS.into)
+    measured = Measured(into / "recipes" / "measured.json")
     for number, name in enumerate(names):
         print(f"[{number + 1}/{len(names)}] {name}", flush=True)
-        recipe_table.add(table, _run_recipe(name), flags.FLAGS.scale, flags.FLAGS.hardware)
-    print(f"Written: {flags.FLAGS.results}")
+        measured.add(_run_recipe(name), flags.FLAGS.scale, flags.FLAGS.hardware)
+        (into / "RESULTS.md").write_text(measured.markdown(), encoding="utf-8")
+        _write_figure(into / "recipes" / f"{name}.flags", measured)
+    print(f"Written: {into / 'RESULTS.md'}")
+
+
+def command_of(name: str, scale: str) -> str:
+    """The command line of a recipe at one scale."""
+    return " ".join(["python train.py", f"--flagfile=recipes/{name}.flags", *_plan(name, scale).flags])
+
+
+def figure_of(name: str, measured: Measured) -> str:
+    """The recipe's line about its figure: of the full run where there is one."""
+    rows = [measured.rows(scale).get(name) for scale in ("full", "quick")]
+    with_figures = [row for row in rows if row and "seeds" in row]
+    return recipe_table.figure((with_figures or [row for row in rows if row])[0])
+
+
+def _write_figure(recipe: pathlib.Path, measured: Measured) -> None:
+    if recipe.is_file():
+        lines = recipe.read_text(encoding="utf-8").splitlines()
+        lines = [figure_of(recipe.stem, measured) if line.startswith("# Measured: ") else line for line in lines]
+        recipe.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _plan(name: str, scale: str) -> Plan:
+    plan = _QUICK.get(name, Plan())
+    return plan if scale == "quick" else Plan(seeds=plan.seeds)
 
 
 def _run_recipe(name: str) -> Outcome:
     recipe = (_RECIPES / f"{name}.flags").read_text(encoding="utf-8")
-    plan = _QUICK.get(name, Plan()) if flags.FLAGS.scale == "quick" else Plan(seeds=_QUICK.get(name, Plan()).seeds)
-    command = " ".join(["python train.py", f"--flagfile=recipes/{name}.flags", *plan.flags])
+    plan, command = _plan(name, flags.FLAGS.scale), command_of(name, flags.FLAGS.scale)
     reason = _missing(recipe)
     if reason:
         return Outcome(name, command, reason=reason)
