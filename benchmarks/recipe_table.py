@@ -1,7 +1,7 @@
 """What the recipes gave: recipes/measured.json, and the texts made from it, RESULTS.md and the figure in each recipe.
 
-Nothing of it is written by hand. A row carries the commit of its runs and a digest of itself, and a test makes the texts
-again, so that an edit of any of them is noticed.
+Nothing of it is written by hand. A row carries the commit of its runs and a digest of itself, and a test makes the
+texts again, so that an edit of any of them is noticed.
 """
 
 from __future__ import annotations
