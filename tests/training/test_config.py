@@ -102,12 +102,11 @@ def test_the_command_line_answers_without_importing_tensorflow(arguments: list[s
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.flags")), ids=lambda path: path.stem)
-def test_recipes_are_legal_and_say_what_they_show(recipe: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    lines = recipe.read_text(encoding="utf-8").splitlines()
-    assert lines[0].startswith("# ") and lines[1].startswith("# Measured: ")
+def test_recipes_are_legal(recipe: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    lines = [line for line in recipe.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     values = absl_flags.FlagValues()
     training_flags.define(values)
-    values(["train.py", *lines[2:]])
+    values(["train.py", *lines])
     config = training_flags.read(values)
     if config.weights and config.weights.endswith(".h5"):
         weights = tmp_path / "weights.h5"
