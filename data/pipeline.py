@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from data.augment import augment, layers, num_draws
 from data.decode import decode
+from data.order import epoch_order
 from data.share import WHOLE, Place, Share, bounds, counts, largest_slice
 from data.source import Source
 
@@ -18,6 +20,8 @@ from data.source import Source
 _BATCHES_AHEAD = 2
 
 Targets = Callable[[tf.Tensor, tf.Tensor], Any]
+# A batch, or a slice of it, to make: its place, and the indices of its rows.
+Slice = tuple[Place, tf.Tensor]
 # From the steps of an epoch, and what makes the batches of one step, to the batches, made by others and in any order.
 Elsewhere = Callable[[tf.data.Dataset, Callable[[tf.Tensor], tf.data.Dataset]], tf.data.Dataset]
 
@@ -143,29 +147,26 @@ def _batches(
     per_epoch = steps_per_epoch(rows, steps.batch_size)
     look = _augmentation(level, steps, per_epoch)
 
-    def indices(place: Place) -> tf.Tensor:
-        start, stop = bounds(place, steps.batch_size, len(rows), share)
-        positions = place[1] * steps.batch_size + tf.range(start, stop)
-        if not shuffled:
-            return positions
-        seed = tf.stack([tf.constant(steps.seed, tf.int64), place[0]])
-        return tf.random.experimental.index_shuffle(positions, seed, len(rows) - 1)
+    def rows_in(epoch: tf.Tensor) -> Callable[..., Slice]:
+        order = epoch_order(steps.seed, epoch, len(rows)) if shuffled else None
+        return functools.partial(_slice_at, order=order, batch_size=steps.batch_size, num_rows=len(rows), share=share)
 
     def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
         pixels = look(pixels, place, bounds(place, steps.batch_size, len(rows), share))
         batch = pixels, targets(pixels, labels) if targets else labels
         return (*batch, *counts(place, steps.batch_size, len(rows), share))
 
-    def make(places: tf.data.Dataset) -> tf.data.Dataset:
+    def make(slices: tf.data.Dataset) -> tf.data.Dataset:
         largest = largest_slice(steps.batch_size, len(rows), share)
-        return _fetch(rows, places, indices, largest).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+        return _fetch(rows, slices, largest).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
 
     if elsewhere:
         epoch = tf.constant(steps.first_epoch, tf.int64)
         in_epoch = tf.data.Dataset.range(steps.first_step, per_epoch)
-        dataset = elsewhere(in_epoch, lambda step: make(_parts(epoch, step, share)))
+        rows_at = rows_in(epoch)
+        dataset = elsewhere(in_epoch, lambda step: make(_parts(epoch, step, share).map(rows_at)))
     else:
-        dataset = make(_places(steps, per_epoch, share))
+        dataset = make(_slices(steps, per_epoch, share, rows_in))
     total = ((steps.last_epoch - steps.first_epoch) * per_epoch - steps.first_step) * share.count
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(_BATCHES_AHEAD)
     return dataset.with_options(_untuned())
@@ -197,37 +198,46 @@ def _augmentation(level: str, steps: Steps, per_epoch: int) -> Callable:
     return look
 
 
-def _places(steps: Steps, per_epoch: int, share: Share) -> tf.data.Dataset:
-    """(epoch, step, part) of each batch or slice to make."""
+def _slices(steps: Steps, per_epoch: int, share: Share, rows_in: Callable) -> tf.data.Dataset:
+    """Each batch or slice to make; the order of an epoch is computed once, when its first batch is asked for."""
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         start = tf.where(epoch == steps.first_epoch, tf.constant(steps.first_step, tf.int64), 0)
-        return tf.data.Dataset.range(start, per_epoch).flat_map(lambda step: _parts(epoch, step, share))
+        places = tf.data.Dataset.range(start, per_epoch).flat_map(lambda step: _parts(epoch, step, share))
+        return places.map(rows_in(epoch))
 
     return tf.data.Dataset.range(steps.first_epoch, steps.last_epoch).flat_map(one_epoch)
+
+
+def _slice_at(*place: tf.Tensor, order: tf.Tensor | None, batch_size: int, num_rows: int, share: Share) -> Slice:
+    """The place and the indices of its rows: those at its positions in `order`, or the positions themselves."""
+    first = place[1] * batch_size
+    start, stop = bounds(place, batch_size, num_rows, share)
+    positions = tf.range(first + start, first + stop)
+    return place, positions if order is None else tf.gather(order, positions)
 
 
 def _parts(epoch: tf.Tensor, step: tf.Tensor, share: Share) -> tf.data.Dataset:
     return tf.data.Dataset.range(share.first, share.first + share.count).map(lambda part: (epoch, step, part))
 
 
-def _fetch(rows: Rows, places: tf.data.Dataset, indices: Callable, largest: int) -> tf.data.Dataset:
-    """From places to (pixels, labels, place), batches of `largest` rows at most."""
+def _fetch(rows: Rows, slices: tf.data.Dataset, largest: int) -> tf.data.Dataset:
+    """From slices to (pixels, labels, place), batches of `largest` rows at most."""
     if isinstance(rows, Files):
-        return _decode_files(rows, places, indices, largest)
+        return _decode_files(rows, slices, largest)
     with tf.device("CPU"):
         # Over an aligned array this is a view, so neither memory nor a mapped file is copied.
         inputs, labels = tf.nest.map_structure(tf.convert_to_tensor, (rows.inputs, rows.labels))
 
-    def gather(*place: tf.Tensor) -> tuple:
-        chosen = indices(place) + place[0] % rows.views * len(rows)
-        row = lambda column: tf.gather(column, chosen)  # noqa: E731
+    def gather(place: Place, chosen: tf.Tensor) -> tuple:
+        index = chosen + place[0] % rows.views * len(rows)
+        row = lambda column: tf.gather(column, index)  # noqa: E731
         return row(inputs), tf.nest.map_structure(row, labels), place
 
-    return places.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+    return slices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _decode_files(rows: Files, places: tf.data.Dataset, indices: Callable, largest: int) -> tf.data.Dataset:
+def _decode_files(rows: Files, slices: tf.data.Dataset, largest: int) -> tf.data.Dataset:
     """Decodes single pictures in parallel across batches and epochs, then batches them.
 
     A smaller batch is filled up with blanks, which are cut off again: so one stream of pictures goes through the
@@ -238,18 +248,17 @@ def _decode_files(rows: Files, places: tf.data.Dataset, indices: Callable, large
     read = rows.source.reader()
     blank = tf.zeros((rows.image_size, rows.image_size, rows.channels), tf.uint8)
 
-    def pictures_of(*place: tf.Tensor) -> tf.data.Dataset:
-        chosen = indices(place)
+    def pictures_of(_: Place, chosen: tf.Tensor) -> tf.data.Dataset:
         padding = largest - tf.shape(chosen)[0]
         return tf.data.Dataset.from_tensor_slices(tf.pad(chosen, [[0, padding]], constant_values=-1))
 
     def decode_one(index: tf.Tensor) -> tf.Tensor:
         return tf.cond(index < 0, lambda: blank, lambda: decode(read(index), rows.image_size, rows.channels))
 
-    def join(pixels: tf.Tensor, place: Place) -> tuple:
-        chosen = indices(place)
+    def join(pixels: tf.Tensor, place_and_chosen: Slice) -> tuple:
+        place, chosen = place_and_chosen
         return pixels[: tf.shape(chosen)[0]], tf.gather(labels, chosen), place
 
-    pixels = places.flat_map(pictures_of).map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
+    pixels = slices.flat_map(pictures_of).map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
     pixels = pixels.batch(largest, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
-    return tf.data.Dataset.zip(pixels, places).map(join, num_parallel_calls=tf.data.AUTOTUNE)
+    return tf.data.Dataset.zip(pixels, slices).map(join, num_parallel_calls=tf.data.AUTOTUNE)
