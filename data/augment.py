@@ -154,6 +154,15 @@ def layers(level: str) -> list[RandomGeometry | RandomColor]:
     return [RandomGeometry(largest_rotation_degrees=10.0, flips=True), RandomColor()]
 
 
+def constants(level: str) -> list[tuple[str, list]]:
+    """The class and the configuration of each layer of a level, for the key of what augmented pictures are kept for."""
+    # Keras numbers the names of layers as it makes them.
+    return [
+        (type(layer).__name__, sorted((name, value) for name, value in layer.get_config().items() if name != "name"))
+        for layer in layers(level)
+    ]
+
+
 def augment(pixels: tf.Tensor, level_layers: list[RandomGeometry | RandomColor], draws: tf.Tensor) -> tf.Tensor:
     """Applies the layers one after the other, each with its own columns of `draws`."""
     first = 0

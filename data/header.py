@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-# A picture decoded is up to 200 times its file; this bounds what one hostile header can make the program allocate.
-LARGEST_PIXELS = 100_000_000
+from data.limits import LARGEST_BYTES, LARGEST_PIXELS, TOO_MANY_BYTES, TOO_MANY_PIXELS
 
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -55,6 +54,8 @@ def read_header(encoded: bytes) -> Header:
     """Reads the format and the size, and refuses what TensorFlow can't decode and what is too large to try."""
     if not encoded:
         return Header(problem="empty file")
+    if len(encoded) > LARGEST_BYTES:
+        return Header(problem=TOO_MANY_BYTES)
     try:
         with _WARNINGS_LOCK, warnings.catch_warnings():
             # Pillow warns from 89 and refuses from 179 megapixels; our own limit says more.
@@ -62,7 +63,7 @@ def read_header(encoded: bytes) -> Header:
             with Image.open(io.BytesIO(encoded)) as picture:
                 return _describe(picture, encoded)
     except Image.DecompressionBombError:
-        return Header(problem=_too_large())
+        return Header(problem=TOO_MANY_PIXELS)
     # Pillow's parsers raise these and others on hostile bytes; whichever it is, the file is no picture we can read.
     except Exception:
         return Header(problem=_what_else(encoded))
@@ -88,7 +89,7 @@ def _problem(picture: Image.Image, form: str, encoded: bytes) -> str:
     if form not in _SUFFIXES:
         return f"unsupported format {form}: {_CONVERT}"
     if width * height > LARGEST_PIXELS:
-        return f"{width}x{height} px is {_too_large()}"
+        return f"{width}x{height} px is {TOO_MANY_PIXELS}"
     # TensorFlow takes the indices into a palette for grey values, and compressed rows for pixels.
     if form == "BMP" and (picture.mode == "P" or picture.info.get("compression", 0) in (1, 2)):
         return f"unsupported kind of BMP (palette or compressed): {_CONVERT}"
@@ -96,12 +97,8 @@ def _problem(picture: Image.Image, form: str, encoded: bytes) -> str:
         # TensorFlow gives the first frame but decodes all of them, each at the size of the canvas.
         areas = [max(w * h, width * height) for w, h in _gif_frames(encoded)]
         if sum(areas) > LARGEST_PIXELS:
-            return f"{len(areas)} frames of {width}x{height} px are together {_too_large()}: keep the first"
+            return f"{len(areas)} frames of {width}x{height} px are together {TOO_MANY_PIXELS}: keep the first"
     return ""
-
-
-def _too_large() -> str:
-    return f"larger than {LARGEST_PIXELS // 10**6} megapixels"
 
 
 def _notes(picture: Image.Image, encoded: bytes) -> Iterator[str]:

@@ -17,21 +17,19 @@ import numpy as np
 import tensorflow as tf
 
 from data.crew import ALONE, Crew
-from data.decode import decode
-from data.header import LARGEST_PIXELS, Header, note_on_suffix, read_header
+from data.decode import RULES, decode
+from data.header import Header, note_on_suffix, read_header
+from data.limits import LARGEST_BYTES, LARGEST_PIXELS, TOO_MANY_BYTES
 from data.memory import Memory, stamp_of_bytes, stamp_of_file
 from data.names import printable, shortened
 from data.progress import progress
 from data.source import Source
 from errors import UserError
 
-# More than an uncompressed picture of the largest size takes; a film in the folder should not be read into memory.
-LARGEST_BYTES = 1 << 29
-
 # Above this many pixels only one picture is decoded at a time, or 32 threads could take 10 gigabytes.
 _SHARED_MEMORY_PIXELS = 16_000_000
 # Other rules, or another decoder, may judge the same file otherwise. Raise the number with the rules.
-_RULES = f"1 {LARGEST_PIXELS} {tf.__version__}"
+_RULES = f"1 {RULES} {LARGEST_BYTES} {LARGEST_PIXELS} {tf.__version__}"
 
 _LISTED = 10
 _UNREADABLE = "can't be read: check that it exists and its permissions"
@@ -212,4 +210,4 @@ def _not_to_be_opened(path: bytes) -> str:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         return "not a file, but a folder, pipe or device"
-    return f"larger than {LARGEST_BYTES >> 20} MiB" if status.st_size > LARGEST_BYTES else ""
+    return TOO_MANY_BYTES if status.st_size > LARGEST_BYTES else ""

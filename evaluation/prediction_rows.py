@@ -13,11 +13,9 @@ import tensorflow as tf
 
 from data.decode import decode
 from data.header import read_header
+from data.limits import LARGEST_BYTES, TOO_MANY_BYTES
 from data.names import printable
 from evaluation.predictions import Answers
-
-_LARGEST_FILE = 1 << 28
-_TOO_LARGE = f"larger than {_LARGEST_FILE >> 20} MiB"
 
 
 @dataclass(frozen=True)
@@ -107,15 +105,15 @@ def _read_local(path: str) -> bytes | str:
     # Opening a named pipe would wait for ever, and reading a film would fill the memory.
     if not os.path.isfile(path):
         return "no such file" if not os.path.exists(path) else "not a file"
-    if os.path.getsize(path) > _LARGEST_FILE:
-        return _TOO_LARGE
+    if os.path.getsize(path) > LARGEST_BYTES:
+        return TOO_MANY_BYTES
     with open(path, "rb") as file:
         return file.read()
 
 
 def _read_remote(path: str) -> bytes | str:
-    if tf.io.gfile.stat(path).length > _LARGEST_FILE:
-        return _TOO_LARGE
+    if tf.io.gfile.stat(path).length > LARGEST_BYTES:
+        return TOO_MANY_BYTES
     with tf.io.gfile.GFile(path, "rb") as file:
         return file.read()
 

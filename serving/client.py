@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from absl import flags
 
 import errors
+from data.limits import LARGEST_BYTES, TOO_MANY_BYTES
 from data.progress import progress
 from errors import UserError
 from serving import asking, connecting, table
 from serving.metadata import Metadata
 
 _MOST_BYTES_A_REQUEST = 32 * 2**20
-_LARGEST_FILE = 64 * 2**20
-_FILE_TOO_LARGE = f"file larger than {_LARGEST_FILE // 2**20} MiB"
 
 
 def define_flags() -> None:
@@ -61,7 +60,7 @@ def find_pictures(arguments: list[str]) -> list[str]:
 
 def read(path: str) -> bytes:
     """The file's bytes; empty for one that can't be a picture, which the server then refuses."""
-    if os.path.getsize(path) > _LARGEST_FILE:
+    if os.path.getsize(path) > LARGEST_BYTES:
         return b""
     with open(path, "rb") as file:
         return file.read()
@@ -84,7 +83,7 @@ def split(paths: list[str], batch_size: int) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for path in paths:
-        bytes_ = min(os.path.getsize(path), _LARGEST_FILE)
+        bytes_ = min(os.path.getsize(path), LARGEST_BYTES)
         if batch and (len(batch) == batch_size or size + bytes_ > _MOST_BYTES_A_REQUEST):
             yield batch
             batch, size = [], 0
@@ -108,8 +107,12 @@ def _row(about: Metadata, path: str, answer: asking.Answer) -> table.Row:
     if answer.brightness is not None:
         row["brightness"] = answer.brightness
     probabilities = dict(zip(about.class_names, answer.probabilities, strict=True))
-    too_large = answer.error and os.path.getsize(path) > _LARGEST_FILE
-    return {**row, "probability": probabilities, "error": _FILE_TOO_LARGE if too_large else answer.error}
+    return {**row, "probability": probabilities, "error": answer.error and reason(path, answer.error)}
+
+
+def reason(path: str, error: str) -> str:
+    """Why the file has no answer: what the server says, which does not get to see one that is too large."""
+    return TOO_MANY_BYTES if os.path.getsize(path) > LARGEST_BYTES else error
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ import tensorflow as tf
 
 from data.decode import decode, is_bitmap, is_png
 from data.gif import first_frame, is_gif
-from data.header import LARGEST_PIXELS
+from data.limits import LARGEST_BYTES, LARGEST_PIXELS, TOO_MANY_BYTES, TOO_MANY_PIXELS
 
 NOT_A_PICTURE = "not a JPEG, PNG, GIF or BMP picture"
 DAMAGED = "damaged or cut off"
-TOO_LARGE = f"larger than {LARGEST_PIXELS // 10**6} megapixels"
 
 
 def decode_batch(image_bytes: tf.Tensor, image_size: int, channels: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -49,13 +48,15 @@ def _first_that_works(preferred: tf.data.Dataset, otherwise: tf.data.Dataset) ->
 
 def _decode_or_refuse(encoded: tf.Tensor, image_size: int, channels: int) -> tuple[tf.Tensor, tf.Tensor]:
     readable, width, height = _header(encoded)
+    is_short = tf.strings.length(encoded) <= LARGEST_BYTES
     is_small = tf.cast(width, tf.int64) * tf.cast(height, tf.int64) <= LARGEST_PIXELS
     pixels = tf.cond(
-        readable & is_small,
+        readable & is_short & is_small,
         lambda: decode(encoded, image_size, channels),
         lambda: tf.zeros((image_size, image_size, channels), tf.uint8),
     )
-    return pixels, tf.where(readable, tf.where(is_small, "", TOO_LARGE), NOT_A_PICTURE)
+    too_large = tf.where(is_short, tf.where(is_small, "", TOO_MANY_PIXELS), TOO_MANY_BYTES)
+    return pixels, tf.where(readable, too_large, NOT_A_PICTURE)
 
 
 def _header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

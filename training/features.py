@@ -21,6 +21,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from data import resumable
+from data.augment import constants
 from data.decode import RULES
 from data.files import cache_folder
 from data.pipeline import AS_IT_IS, WHOLE, Files, Share, Table, Targets, View, ordered_batches, steps_per_epoch
@@ -178,14 +179,16 @@ def _is_fixed(layer: keras.layers.Layer) -> bool:
 
 def _key(work: _Work, digests: list[str]) -> str:
     """Names everything that the features depend on, so that a change of any of it asks for other features."""
-    front, files = work.front, work.files
+    front, files, objective = work.front, work.files, work.objective
     digest = hashlib.sha256()
     for variable in front.variables:
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     # The configuration holds preprocessing, strides and precision, which no weight shows.
     digest.update(json.dumps(front.get_config(), sort_keys=True, default=str).encode())
-    facts: tuple = (keras.__version__, tf.__version__, RULES, files.image_size, files.channels, work.objective)
-    facts += (digests, work.views, files.source.labels.tolist())
+    facts: tuple = (keras.__version__, tf.__version__, RULES, files.image_size, files.channels)
+    # Of the objective, what the targets depend on: other weights of the losses ask for no other features.
+    facts += (objective.num_classes, objective.heads, digests, files.source.labels.tolist())
+    facts += (work.views, [constants(view.level) for view in work.views])
     # What moves the last bits must not come from another run's cache where the last bits count.
     facts += (work.batch_size, work.team.share.parts) if is_op_determinism_enabled() else ()
     digest.update(repr(facts).encode())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.decode import decode
 from data.gif import first_frame
-from serving.guard import DAMAGED, NOT_A_PICTURE, TOO_LARGE, decode_batch
+from serving.guard import DAMAGED, NOT_A_PICTURE, TOO_MANY_PIXELS, decode_batch
 from tests.conftest import encode, stripes
 
 SIZE = 16
@@ -52,9 +52,9 @@ BAD = {
     "GIF without a header": (b"GIF89a", DAMAGED),
     "GIF without a frame": (picture("GIF")[:13] + b"\0" * 800 + b";", DAMAGED),
     "cut BMP": (picture("BMP")[:200], DAMAGED),
-    "hostile PNG": (with_bytes(picture("PNG"), _PNG_SIZE_AT, b"\0\0\xff\xff" * 2), TOO_LARGE),
-    "negative PNG": (with_bytes(picture("PNG"), _PNG_SIZE_AT, b"\xff\xff\xff\xff" * 2), TOO_LARGE),
-    "hostile GIF": (with_bytes(picture("GIF"), _GIF_SIZE_AT, b"\xff\xff" * 2), TOO_LARGE),
+    "hostile PNG": (with_bytes(picture("PNG"), _PNG_SIZE_AT, b"\0\0\xff\xff" * 2), TOO_MANY_PIXELS),
+    "negative PNG": (with_bytes(picture("PNG"), _PNG_SIZE_AT, b"\xff\xff\xff\xff" * 2), TOO_MANY_PIXELS),
+    "hostile GIF": (with_bytes(picture("GIF"), _GIF_SIZE_AT, b"\xff\xff" * 2), TOO_MANY_PIXELS),
 }
 
 
@@ -83,7 +83,7 @@ def test_a_hostile_jpeg_header(guarded) -> None:
     # The start-of-frame segment: marker, length, precision, then height and width.
     start = content.index(b"\xff\xc0") + 5
     _, errors = guarded(tf.constant([with_bytes(content, start, b"\xf0\0" * 2)]))
-    assert errors.numpy().tolist() == [TOO_LARGE.encode()]
+    assert errors.numpy().tolist() == [TOO_MANY_PIXELS.encode()]
 
 
 def test_the_first_frame_of_an_animation(guarded, tmp_path: pathlib.Path) -> None:

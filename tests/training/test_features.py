@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import models
-from data import folder, resumable
+from data import augment, folder, resumable
 from data.pipeline import Files, Steps, View, ordered_batches, training_batches
 from errors import UserError
 from models.freezing import freeze_backbone
@@ -103,6 +103,44 @@ def test_other_weights_pixels_or_sizes_ask_for_other_features(files: Files, monk
     ]:
         with pytest.raises(pytest.fail.Exception, match="computed again"):
             features.compute(front, rows, names, OBJECTIVE, 16, "features")
+
+
+def batches_computed(files: Files, objective: Objective = OBJECTIVE, level: str = "none") -> tuple[int, np.ndarray]:
+    """How many batches of features were computed, and the features."""
+    asked: list[bool] = []
+    table = features.compute(
+        features.cut(network())[0],
+        files,
+        digests(files),
+        objective,
+        16,
+        "features",
+        views=(View(level, 0, 0),),
+        is_due=lambda: bool(asked.append(True)),
+    )
+    return len(asked), np.array(table.inputs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "defaults"), [(augment.RandomColor, (0.2, 0.15)), (augment.RandomGeometry, (0.5, 1.1, 0.0, False))]
+)
+def test_another_constant_of_the_augmentation_asks_for_other_features(
+    files: Files, monkeypatch: pytest.MonkeyPatch, layer: type, defaults: tuple
+) -> None:
+    """The defaults of the constructors are what somebody changes who changes an augmentation."""
+    before = batches_computed(files, level="full")
+    assert batches_computed(files, level="full")[0] == 0
+    monkeypatch.setattr(layer.__init__, "__defaults__", defaults)
+    after = batches_computed(files, level="full")
+    assert (before[0], after[0]) == (3, 3)
+    assert np.abs(after[1] - before[1]).max() > 1e-3
+
+
+def test_other_weights_of_the_losses_use_the_same_features(files: Files) -> None:
+    """No target depends on them; it does on the heads."""
+    two_heads = Objective(2, ("class", "brightness"), {"class": 0.7, "brightness": 0.3})
+    heavier = dataclasses.replace(two_heads, loss_weights={"class": 0.5, "brightness": 0.5})
+    assert [batches_computed(files, objective)[0] for objective in (two_heads, heavier, OBJECTIVE)] == [3, 0, 3]
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
