@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ def _build(config: TrainConfig, class_names: tuple[str, ...]) -> keras.Model:
         file = config.weights or ""
         names = transfer.class_names_of(file)
         # Some networks trained from scratch have another head than those for transfer.
-        candidates = (model, build(False)) if names == class_names else ()
+        candidates = itertools.chain([model], map(build, [False])) if names == class_names else ()
         fitting = next((each for each in candidates if weights.holds_head(each, config.model, file)), None)
         model = model if fitting is None else fitting
         weights.load(model, config.model, file, include_head=fitting is not None)
