@@ -13,7 +13,7 @@ from absl import flags
 import errors
 import startup
 from training import flags as training_flags
-from training.config import TrainConfig, resolved
+from training.config import EXTENDABLE, TrainConfig, resolved
 
 training_flags.define()
 flags.adopt_module_key_flags(training_flags)
@@ -36,33 +36,45 @@ def main(argv: list[str]) -> None:
 def _config() -> TrainConfig:
     config = training_flags.read()
     if config.resume and config.run_dir:
-        return _stored(config.run_dir)
+        if _has_begun(config.run_dir):
+            return _stored(config.run_dir)
+        print(f"--resume: {config.run_dir} holds no run yet; starting one.")
     config = resolved(config)
-    return dataclasses.replace(config, run_dir=config.run_dir or _new_run_dir(config))
+    return dataclasses.replace(config, run_dir=config.run_dir or _new_run_dir(config), resume=False)
+
+
+def _has_begun(run_dir: str) -> bool:
+    if "://" not in run_dir:
+        return os.path.exists(os.path.join(run_dir, "config.json"))
+    startup.load_tensorflow()
+    import tensorflow as tf
+
+    return tf.io.gfile.exists(os.path.join(run_dir, "config.json"))
 
 
 def _stored(run_dir: str) -> TrainConfig:
-    """The flags that an interrupted run was started with; others on this command line may only repeat them."""
+    """The flags that a run was started with; others on this command line may repeat them, or say how far to train."""
     startup.load_tensorflow()
-    from training.run import CONFIG, Run
+    from training.run import Run
 
-    if os.path.isdir(run_dir) and not os.path.exists(os.path.join(run_dir, CONFIG)):
-        raise errors.UserError(
-            f"--resume needs a run that has begun. Received: --run_dir={run_dir}, which has no {CONFIG}: "
-            "the run was stopped before its first step. Run the same command without --resume."
-        )
-    stored = Run.open(run_dir).config
-    given = training_flags.given()
-    # Where the batches are made may change; what is in them doesn't.
-    if stored.data_service and "data_service" in given:
-        stored = dataclasses.replace(stored, data_service=training_flags.read().data_service)
-    for name, value in given.items():
-        if name not in ("resume", "run_dir") and getattr(stored, name) != value:
+    stored = dataclasses.replace(Run.open(run_dir).config, resume=True, run_dir=run_dir)
+    given = {name: value for name, value in training_flags.given().items() if name not in ("resume", "run_dir")}
+    wanted = resolved(dataclasses.replace(stored, **given))  # type: ignore[arg-type]
+    for name in given:
+        before, now = getattr(stored, name), getattr(wanted, name)
+        # Where the batches are made may change; what is in them doesn't.
+        is_free = name in EXTENDABLE or (name == "data_service" and before)
+        if before != now and not is_free:
             raise errors.UserError(
                 f"--resume goes on with the flags the run was started with. {run_dir} has "
-                f"--{name}={getattr(stored, name)}. Received: --{name}={value}. Leave it out, or start a new run."
+                f"--{name}={before}. Received: --{name}={now}. Leave it out, or start a new run."
             )
-    return dataclasses.replace(stored, resume=True, run_dir=run_dir)
+        if name.endswith("epochs") and now < before:
+            raise errors.UserError(
+                f"--{name} of a run can be raised, not lowered. {run_dir} has --{name}={before}. "
+                f"Received: --{name}={now}. Leave it out."
+            )
+    return wanted
 
 
 def _new_run_dir(config: TrainConfig) -> str:

@@ -7,6 +7,7 @@ from data.files import write_text
 from evaluation import pages, tables
 from evaluation.assess import Assessment
 from evaluation.report import part_counts
+from training import best
 
 FILE = "README.md"
 
@@ -32,6 +33,8 @@ def text(assessment: Assessment) -> str:
         subject=assessment.subject,
         config=run.config,
         spec=models.find(run.config.model),
+        kept=best.kept(run.path),
+        history=run.history(),
         details=run.details(),
         counts={part: int(values.sum()) for part, values in part_counts(run).items()},
         per_class=tables.per_class(assessment.numbers),

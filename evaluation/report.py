@@ -14,6 +14,7 @@ from data.files import make_folder, write_text
 from data.names import printable
 from evaluation import exhibits, pages, plots, svg
 from evaluation.assess import Assessment
+from training import best
 from training.curves import draw_curves
 from training.run import Run, write_json
 
@@ -90,6 +91,7 @@ def _page(assessment: Assessment, model: keras.Model) -> str:
         augmented=exhibits.augmented(assessment.train, run.config.augment, run.config.seed),
         counts={part: int(values.sum()) for part, values in part_counts(run).items()},
         formats=_formats(assessment),
+        kept=best.kept(run.path),
     )
 
 
@@ -118,7 +120,7 @@ def _figures(assessment: Assessment) -> dict[str, svg.Markup]:
     if predictions.brightness is not None:
         figures["Brightness"] = plots.brightness(predictions.brightness_targets, predictions.brightness)
     if history := run.history():
-        figures["Learning curves"] = draw_curves(history)
+        figures["Learning curves"] = draw_curves(history, best.kept(run.path).epoch)
     return {name: svg.from_figure(figure, name) for name, figure in figures.items()}
 
 

@@ -59,6 +59,19 @@ def _opened(file: pathlib.Path, spec: models.ModelSpec) -> contextlib.AbstractCo
     return weight_files.opened(file, torch_reader=lambda path: torch_weights.read(path, spec))
 
 
+def holds_head(model: keras.Model, name: str, source: str) -> bool:
+    """Whether the file at `source` has every layer of the head of `model`, in its shapes; `load` says what is wrong."""
+    try:
+        with local_copy(source) as file, _opened(file, models.find(name)) as tensors:
+            return all(
+                [tuple(value.shape) for value in tensors.get(layer.name, [])]
+                == [tuple(variable.shape) for variable in layer.weights]
+                for layer in weight_files.layers_with_weights(model.get_layer("head"))
+            )
+    except BadFileError:
+        return False
+
+
 def load_trained(path: str | pathlib.Path) -> keras.Model:
     """Reads a model of a run (`.keras`), not compiled; code in the file is refused, never run.
 

@@ -14,7 +14,7 @@ from training import best, checkpoint
 from training.checkpoint import Progress
 from training.interruption import Agree, Signals, alone
 from training.run import write_history
-from training.transfer import Phase
+from training.transfer import Phase, learning_rate_at
 
 
 class StopAtNonFinite(keras.callbacks.Callback):
@@ -72,12 +72,21 @@ class Recorder(keras.callbacks.Callback):
         phase: what is being fitted.
         progress: brought up to date at the end of each epoch.
         patience: epochs without a lower validation loss after which the phase ends; 0 for never.
+        steps_per_epoch: steps of a full epoch.
     """
 
-    def __init__(self, run_dir: str, whole: keras.Model, phase: Phase, progress: Progress, patience: int) -> None:
+    def __init__(
+        self,
+        run_dir: str,
+        whole: keras.Model,
+        phase: Phase,
+        progress: Progress,
+        patience: int,
+        steps_per_epoch: int,
+    ) -> None:
         super().__init__()
         self._run_dir, self._whole, self._phase, self._patience = run_dir, whole, phase, patience
-        self._progress = progress
+        self._progress, self._steps_per_epoch = progress, steps_per_epoch
         self._start = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -87,12 +96,12 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keeps the model first and writes the row after, so that every row's best model exists."""
         metrics = {name: float(value) for name, value in (logs or {}).items()}
-        self._keep_best(metrics["val_loss"])
+        self._keep_best(epoch, metrics["val_loss"])
         seconds = time.monotonic() - self._start
         row = {
             "epoch": epoch + 1,
             "phase": self._phase.name,
-            "learning_rate": self._phase.learning_rate,
+            "learning_rate": self._last_learning_rate(),
             "seconds": round(seconds, 3),
             **{name: round(value, 6) for name, value in metrics.items()},
         }
@@ -100,19 +109,23 @@ class Recorder(keras.callbacks.Callback):
         progress.history.append(row)
         progress.seconds += seconds
         write_history(self._run_dir, progress.history)
-        has_stalled = 0 < self._patience <= progress.epochs_without_gain
-        progress.phase_finished = has_stalled or epoch + 1 == self._phase.last_epoch
+        progress.phase_finished = progress.has_stalled(self._patience) or epoch + 1 == self._phase.last_epoch
         self.model.stop_training = progress.phase_finished
 
-    def _keep_best(self, loss: float) -> None:
+    def _last_learning_rate(self) -> float:
+        """That of the last step; of steps that mixed_float16 skips, the optimizer counts none."""
+        steps = int(self.model.optimizer.iterations.numpy())
+        return learning_rate_at(self._phase, self._steps_per_epoch, max(steps - 1, 0))
+
+    def _keep_best(self, epoch: int, loss: float) -> None:
         progress = self._progress
         if loss < progress.phase_best_loss:
             progress.phase_best_loss, progress.epochs_without_gain = loss, 0
         else:
             progress.epochs_without_gain += 1
         if loss < progress.best_loss:
-            progress.best_loss = loss
-            best.keep(self._run_dir, self._whole, loss)
+            progress.best_loss, progress.best_epoch = loss, epoch + 1
+            best.keep(self._run_dir, self._whole, loss, epoch + 1)
 
 
 class Checkpointer(keras.callbacks.Callback):

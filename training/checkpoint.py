@@ -1,4 +1,7 @@
-"""Everything that a run needs to go on where it was: weights, optimiser, metrics, position, history."""
+"""Everything that a run needs to go on where it was: weights, optimizer, metrics, position, history.
+
+That of the last epoch stays when the run has finished, so that it can be trained on.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ class Progress:
         epochs_without_gain: finished epochs of this phase since its lowest validation loss.
         phase_best_loss: lowest validation loss of this phase.
         phase_finished: whether the phase has had its last epoch, be it by early stopping.
+        best_epoch: number of the epoch of `best_loss`, counted from 1; None before the first has finished.
     """
 
     phase: int = 0
@@ -49,6 +53,11 @@ class Progress:
     epochs_without_gain: int = 0
     phase_best_loss: float = float("inf")
     phase_finished: bool = False
+    best_epoch: int | None = None
+
+    def has_stalled(self, patience: int) -> bool:
+        """Whether early stopping ends the phase; `patience` is 0 for never."""
+        return 0 < patience <= self.epochs_without_gain
 
 
 class NotFiniteError(Exception):
@@ -59,7 +68,7 @@ def save(
     run_dir: str,
     progress: Progress,
     model: keras.Model,
-    trainee: keras.Model,
+    trainee: keras.Model | None,
     metrics: list[np.ndarray] | None = None,
 ) -> None:
     """Writes one file with the whole state; a kill leaves the previous one.
@@ -69,7 +78,8 @@ def save(
         progress: where the run is.
         model: the whole network, whose variables hold the state of its dropout layers too; a `.keras` file of
             Keras 3.15 does not.
-        trainee: the model that is being fitted, the network or its head, with its optimiser and metrics.
+        trainee: the model that is being fitted, the network or its head, with its optimizer and metrics; None before
+            the first step of a phase, which begins with fresh ones.
         metrics: values of the metrics' variables to save in place of those that they have now.
 
     Raises:
@@ -126,12 +136,6 @@ def restore(run_dir: str, model: keras.Model, trainee: keras.Model | None = None
 
 
 _RESTART = "Start again with another --run_dir."
-
-
-def remove(run_dir: str) -> None:
-    """Deletes the checkpoint of a run that has finished."""
-    with contextlib.suppress(tf.errors.NotFoundError):
-        tf.io.gfile.rmtree(os.path.join(run_dir, CHECKPOINT))
 
 
 def remove_left_over(run_dir: str) -> None:

@@ -16,6 +16,9 @@ LEARNING_RATE_FROM_SCRATCH = 1e-4
 LEARNING_RATE_HEAD = 1e-3
 LEARNING_RATE_FINE_TUNING = 1e-5
 
+# What a resume may change: when to end, which no step before it depends on.
+EXTENDABLE = ("epochs", "fine_tune_epochs", "early_stopping")
+
 _RANGES = {
     "image_size": (8, 4096),
     "train_fraction": (0.0, 1.0),
@@ -84,20 +87,24 @@ class TrainConfig:
     weights: str | None = _flag(
         None,
         "Weights to start from: imagenet, none, or the PATH of a .weights.h5, .h5, .keras or .pth file. "
+        "A run's model.keras brings its head along where the class names are the same. "
         "Default: imagenet where they are published for the model, else none.",
     )
-    freeze: bool = _flag(False, "Train only a new head, on a frozen backbone.")
-    epochs: int = _flag(10, "Passes over the training pictures, 1 or more.")
+    freeze: bool = _flag(False, "Train only the head, on a frozen backbone.")
+    epochs: int = _flag(10, "Number of training epochs, 1 or more; with --resume, up to which to train on.")
     learning_rate: float | None = _flag(
-        None, "Step size of Adam. Default: 1e-3 with --freeze, 1e-4 from scratch, 1e-5 from pretrained weights."
+        None,
+        "Learning rate of Adam. Default: 1e-3 with --freeze, 1e-4 from scratch, 1e-5 from pretrained weights, with "
+        "their head or a new one.",
     )
     learning_rate_schedule: str = _flag(
         "constant",
-        "How the step size changes within a phase. cosine: falls to 0 along half a cosine.",
+        "How the learning rate changes within a phase. cosine: falls to 0 along half a cosine over all its epochs; "
+        "with --resume and more epochs, from there on as if there had always been so many.",
         ("constant", "cosine"),
     )
     fine_tune_epochs: int = _flag(0, "With --freeze: further epochs with everything unfrozen, 0 for none.")
-    fine_tune_learning_rate: float = _flag(LEARNING_RATE_FINE_TUNING, "Step size of Adam in these epochs.")
+    fine_tune_learning_rate: float = _flag(LEARNING_RATE_FINE_TUNING, "Learning rate of Adam in these epochs.")
     batch_size: int = _flag(32, "Pictures a step, over all devices together.")
     loss_weights: str = _flag(
         "class=0.7,brightness=0.3", "For a model with several heads: the weight of each head's loss, NAME=WEIGHT,..."
@@ -114,7 +121,11 @@ class TrainConfig:
     seed: int = _flag(0, "Decides initial weights, order and augmentation; 0 or more. The split doesn't depend on it.")
     deterministic: bool = _flag(False, "Give bit-identical results on the same machine; slower.")
     run_dir: str | None = _flag(None, "Folder for the results. Default: runs/MODEL-DATA-TIME.")
-    resume: bool = _flag(False, "Go on with the unfinished run in --run_dir, with the flags it was started with.")
+    resume: bool = _flag(
+        False,
+        "Go on with the run in --run_dir, with the flags it was started with, or start it where there is none yet. "
+        "--epochs and --fine_tune_epochs may be raised, of a finished run too, and --early_stopping changed.",
+    )
     checkpoint_minutes: float = _flag(10.0, "Minutes between checkpoints for --resume. 0: after every step.")
     tensorboard: bool = _flag(
         False, "Write TensorBoard logs to RUN_DIR/tensorboard (needs `pip install -e .[tensorboard]`)."

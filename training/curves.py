@@ -46,22 +46,26 @@ _UNITS = {"accuracy": "fraction of pictures", "mae": "mean absolute error (0-1)"
 _STARTS = {"fine_tune": "everything unfrozen", "head": "new head only", "all": "everything trains"}
 
 
-def plot_curves(history: Sequence[Mapping[str, str | float]], path: str) -> None:
+def plot_curves(history: Sequence[Mapping[str, str | float]], path: str, kept: int | None = None) -> None:
     """Writes the learning curves to `path` (.png or .svg), whole or not at all.
 
     Args:
         history: a row an epoch with `epoch`, `phase`, and metrics with their `val_` twins; numbers may be text.
         path: the picture to write.
+        kept: number of the epoch whose model was kept, to be marked.
 
     Raises:
         UserError: the place can't be written to.
     """
     with replacing_from_local(path) as beside:
-        draw_curves(history).savefig(beside, dpi=120)
+        draw_curves(history, kept).savefig(beside, dpi=120)
 
 
-def draw_curves(history: Sequence[Mapping[str, str | float]]) -> Figure:
-    """One panel a metric, training and validation together, with a line where the next phase begins."""
+def draw_curves(history: Sequence[Mapping[str, str | float]], kept: int | None = None) -> Figure:
+    """One panel per metric, training and validation together, with a line where the next phase begins.
+
+    A ring marks the validation metric of the epoch `kept`.
+    """
     metrics = _metrics(history)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.7 * max(1, len(metrics))))
@@ -70,6 +74,7 @@ def draw_curves(history: Sequence[Mapping[str, str | float]]) -> Figure:
             panels[0].set_title("No epoch has finished yet")
         for axes, metric in zip(panels, metrics, strict=False):
             _draw_metric(axes, history, metric)
+            _mark_kept(axes, history, f"val_{metric}", kept)
             _mark_phases(axes, history)
             axes.legend(loc="best")
     return figure
@@ -95,6 +100,13 @@ def _draw_metric(axes: Axes, history: Sequence[Mapping[str, str | float]], metri
     axes.set_xlabel("epoch")
     axes.set_ylabel(_UNITS.get(kind, kind))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+
+
+def _mark_kept(axes: Axes, history: Sequence[Mapping[str, str | float]], column: str, kept: int | None) -> None:
+    for row in history:
+        if row.get(column, "") != "" and int(float(row["epoch"])) == kept:
+            style: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "none"}
+            axes.plot([kept], [float(row[column])], color=INK, label=f"kept: epoch {kept}", **style)
 
 
 def _mark_phases(axes: Axes, history: Sequence[Mapping[str, str | float]]) -> None:

@@ -19,7 +19,7 @@ from tensorflow.python.eager import context
 from data.crew import Crew, check_same
 from data.pipeline import WHOLE, Share
 from errors import UserError
-from training import batch_statistics, cluster, exchange, keras_multi_worker, rendezvous
+from training import batch_statistics, cluster, exchange, keras_multi_worker, objective, rendezvous
 from training.config import TrainConfig
 
 
@@ -99,9 +99,10 @@ class Distribution:
             arguments = make_arguments()
             if self.is_single:
                 model.compile(**arguments)
-                return
-            model.compile(weighted_metrics=arguments.pop("metrics"), **arguments)
-            keras_multi_worker.count_every_picture(model)
+            else:
+                model.compile(weighted_metrics=arguments.pop("metrics"), **arguments)
+                keras_multi_worker.count_every_picture(model)
+            objective.count_every_image(model)
 
     @property
     def crew(self) -> Crew:

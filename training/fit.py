@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import keras
 
 import models
 from data import service
+from data.names import printable, shortened
 from data.pipeline import Rows, Steps, steps_per_epoch, training_batches
 from models import weights
 from training import best, checkpoint, devices, distribution, examples, follower, transfer
@@ -51,7 +53,7 @@ def train(config: TrainConfig, command: str) -> Run:
         gathered = examples.gather(config, team.crew)
         team.agree_on("pictures", follower.fingerprint(gathered))
         with team.strategy.scope():
-            model = _build(config, len(gathered.source.class_names))
+            model = _build(config, gathered.source.class_names)
         team.synchronise(model)
         return _train(config, command, found, gathered, model, team)
 
@@ -65,55 +67,106 @@ def _train(
         job = Job(config, run_dir, gathered, objective, model, team, signals)
         with examples.unchanged(config):
             with team.strategy.scope(), service.watched(config.data_service):
-                seconds = _run_phases(job)
+                progress = _run_phases(job)
             run = Run.open(run_dir)
+            print(f"Kept: {_described_best(progress)}.")
             with team.strategy.scope(), signals.ending("during the test; the state is saved"):
                 metrics = job.test(run.load_model())
-        finish(run, metrics, seconds)
+        finish(run, metrics, progress.seconds)
         return run
 
 
-def _build(config: TrainConfig, num_classes: int) -> keras.Model:
-    model = models.build(config.model, num_classes, image_size=config.image_size, transfer=config.pretrained)
+def _build(config: TrainConfig, class_names: tuple[str, ...]) -> keras.Model:
+    def build(is_transfer: bool) -> keras.Model:
+        return models.build(config.model, len(class_names), image_size=config.image_size, transfer=is_transfer)
+
+    model, head = build(config.pretrained), ""
     if config.pretrained:
-        weights.load(model, config.model, config.weights or "")
+        file = config.weights or ""
+        names = transfer.class_names_of(file)
+        # Some networks trained from scratch have another head than those for transfer.
+        candidates = itertools.chain([model], map(build, [False])) if names == class_names else ()
+        fitting = next((each for each in candidates if weights.holds_head(each, config.model, file)), None)
+        model = model if fitting is None else fitting
+        weights.load(model, config.model, file, include_head=fitting is not None)
+        head = f" Head: {_origin(file, names, class_names, is_kept=fitting is not None)}."
     size = f"{model.count_params():,} parameters, {config.image_size} px"
-    print(f"Model: {config.model}, {size}, weights: {config.weights}.")
+    print(f"Model: {config.model}, {size}, weights: {config.weights}.{head}")
     return model
+
+
+def _origin(file: str, names: tuple[str, ...] | None, class_names: tuple[str, ...], *, is_kept: bool) -> str:
+    """Whether the head is that of the weights' file, and why."""
+    if is_kept:
+        return f"kept from {file}, whose {len(class_names)} classes are the same"
+    if names is None:
+        return "new"
+    if names == class_names:
+        return f"new, for that in {file} has another shape"
+    return f"new, for that in {file} is for other classes: {printable(shortened(list(names)))}"
 
 
 @contextlib.contextmanager
 def _folder(
     config: TrainConfig, gathered: Examples, model: keras.Model, command: str, found: list[str]
 ) -> Iterator[str]:
-    opened = reopen(config, gathered) if config.resume else start(config, gathered, model, command, found)
+    opened = reopen(config, gathered, command) if config.resume else start(config, gathered, model, command, found)
     with opened as run_dir:
         yield run_dir
 
 
-def _run_phases(job: Job) -> float:
-    """Trains phase by phase, from wherever the last checkpoint is; gives the seconds of training."""
+def _run_phases(job: Job) -> Progress:
+    """Trains phase by phase, from wherever the last checkpoint is."""
     saved = checkpoint.read_progress(job.run_dir) if job.config.resume else None
     progress = saved or Progress()
     if job.config.resume:
-        progress.best_loss = min(progress.best_loss, best.kept_loss(job.run_dir))
+        kept = best.kept(job.run_dir)
+        if kept.loss <= progress.best_loss:
+            progress.best_loss, progress.best_epoch = kept.loss, kept.epoch
     phases = transfer.phases(job.config)
     for index, phase in enumerate(phases[progress.phase :], start=progress.phase):
         if index != progress.phase:
-            _enter_phase(progress, index, phase)
-        if progress.phase_finished:
+            _change_phase(job, progress, index, phase)
+            saved = None
+        has_begun = progress.epoch > phase.first_epoch or progress.step > 0
+        progress.phase_finished = has_begun and _has_ended(progress, phase, job.config.early_stopping)
+        if saved and (progress.phase_finished or not has_begun):
             checkpoint.restore(job.run_dir, job.model)
-        else:
-            _run_phase(job, phase, progress, resumes=saved is not None)
+        if not progress.phase_finished:
+            _run_phase(job, phase, progress, resumes=saved is not None and has_begun)
+        _tell_of_early_stopping(progress, phase, job.config.early_stopping)
         if job.team.is_chief:
-            plot_curves(progress.history, f"{job.run_dir}/{CURVES}")
-        saved = None
-    return progress.seconds
+            plot_curves(progress.history, f"{job.run_dir}/{CURVES}", progress.best_epoch)
+    return progress
 
 
-def _enter_phase(progress: Progress, index: int, phase: Phase) -> None:
+def _described_best(progress: Progress) -> str:
+    last = progress.history[-1]["epoch"]
+    return f"epoch {progress.best_epoch} of {last}, which has the lowest validation loss, {progress.best_loss:.4f}"
+
+
+def _has_ended(progress: Progress, phase: Phase, patience: int) -> bool:
+    return progress.step == 0 and (progress.has_stalled(patience) or progress.epoch >= phase.last_epoch)
+
+
+def _change_phase(job: Job, progress: Progress, index: int, phase: Phase) -> None:
+    """Begins the next phase from the best epoch so far, not from the last.
+
+    A resume finds that in a checkpoint: model.keras may be of an epoch of the next phase by then.
+    """
+    best.restore(job.run_dir, job.model, job.config.model)
     progress.phase, progress.epoch, progress.step = index, phase.first_epoch, 0
     progress.epochs_without_gain, progress.phase_best_loss, progress.phase_finished = 0, float("inf"), False
+    checkpoint.save(job.run_dir, progress, job.model, None)
+    print(f"Fine-tuning begins from {_described_best(progress)}.")
+
+
+def _tell_of_early_stopping(progress: Progress, phase: Phase, patience: int) -> None:
+    if progress.epoch < phase.last_epoch:
+        print(
+            f"Early stopping: no epoch after number {progress.epoch} of {phase.last_epoch}, for {patience} in a row "
+            f"had no validation loss below {progress.phase_best_loss:.4f}, the lowest of this phase."
+        )
 
 
 def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> None:
@@ -121,10 +174,9 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> 
     transfer.enter(job.model, phase)
     trainee, train_rows, val_rows = job.trainee_and_rows(phase)
     per_epoch = steps_per_epoch(train_rows, config.batch_size)
-    schedule = config.learning_rate_schedule
     job.team.compile(
         trainee,
-        lambda: {"optimizer": transfer.optimizer(phase, schedule, per_epoch), **job.objective.compile_arguments()},
+        lambda: {"optimizer": transfer.optimizer(phase, per_epoch), **job.objective.compile_arguments()},
     )
     print(_announcement(phase, trainee, len(train_rows)))
     if resumes:
@@ -143,7 +195,7 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> 
     )
     callbacks = [
         guard,
-        Recorder(job.run_dir, job.model, phase, progress, config.early_stopping),
+        Recorder(job.run_dir, job.model, phase, progress, config.early_stopping, per_epoch),
         *_tensorboard(job, phase),
         checkpointer,
     ]
@@ -158,10 +210,11 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> 
 
 def _announcement(phase: Phase, trainee: keras.Model, num_pictures: int) -> str:
     """What is about to happen; Keras decides about XLA by itself and tells nobody."""
-    what = {"head": "a new head on a frozen backbone", "fine_tune": "everything, fine-tuned", "all": "everything"}
+    what = {"head": "the head on a frozen backbone", "fine_tune": "everything, fine-tuned", "all": "everything"}
+    falling = ", falling to 0 along half a cosine" if phase.schedule == "cosine" else ""
     return (
         f"Training {what[phase.name]}: epochs {phase.first_epoch + 1} to {phase.last_epoch}, {num_pictures:,} "
-        f"pictures, learning rate {phase.learning_rate:g}, XLA {'on' if trainee.jit_compile else 'off'}."
+        f"pictures, learning rate {phase.learning_rate:g}{falling}, XLA {'on' if trainee.jit_compile else 'off'}."
     )
 
 

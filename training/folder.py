@@ -19,9 +19,9 @@ from data.files import explained, make_folder, remove_left_over, write_text
 from data.names import printable, shortened
 from errors import UserError
 from training import checkpoint
-from training.config import TrainConfig
+from training.config import EXTENDABLE, TrainConfig
 from training.examples import Examples
-from training.run import CONFIG, LABELS, SPLITS, TEST, Run, write_json, write_splits
+from training.run import CHECKPOINT, CONFIG, LABELS, MODEL, SPLITS, TEST, Run, write_json, write_splits
 
 _LOCK = ".lock"
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
@@ -73,17 +73,19 @@ def _clear(run_dir: str, is_new: bool) -> None:
 
 
 @contextlib.contextmanager
-def reopen(config: TrainConfig, examples: Examples) -> Iterator[str]:
-    """Opens the folder of an unfinished run.
+def reopen(config: TrainConfig, examples: Examples, command: str = "") -> Iterator[str]:
+    """Opens the folder of a run to go on with it, to where `config` says; that is recorded together with `command`.
 
     Raises:
-        UserError: another process trains in it, it has finished, or its pictures have changed.
+        UserError: another process trains in it, it has finished and `config` doesn't want more, or its pictures have
+            changed.
     """
     run = Run.open(config.run_dir or "")
     with _locked(run.path):
-        if run.test_metrics():
-            checkpoint.remove(run.path)
-            raise UserError(f"The run in {run.path} has finished; there is nothing to resume. Pass another --run_dir.")
+        changes = {
+            name: getattr(config, name) for name in EXTENDABLE if getattr(config, name) != getattr(run.config, name)
+        }
+        _check_can_go_on(run, changes)
         remove_left_over(run.path)
         checkpoint.remove_left_over(run.path)
         rows = [(row.address, row.label, row.part) for row in run.splits()]
@@ -93,14 +95,45 @@ def reopen(config: TrainConfig, examples: Examples) -> Iterator[str]:
                 f"--resume needs the pictures that {run.path} was started with. Those in {printable(config.data)} have "
                 "changed since. Put them back, or start a new run with another --run_dir."
             )
+        if changes:
+            _extend(run, changes, command)
         yield run.path
 
 
+def _check_can_go_on(run: Run, changes: dict[str, Any]) -> None:
+    is_finished = bool(run.test_metrics())
+    if is_finished and not changes:
+        raise UserError(
+            f"The run in {run.path} has finished; there is nothing to resume. Pass --epochs of more than "
+            f"{run.config.epochs} to train on, or another --run_dir."
+        )
+    progress = checkpoint.read_progress(run.path)
+    if is_finished and progress is None:
+        raise UserError(
+            f"To train a finished run on needs its checkpoint. Received: {run.path} without {CHECKPOINT}/. Start a new "
+            f"run from its best epoch by --weights={run.file(MODEL)}."
+        )
+    if progress is not None and progress.phase > 0 and "epochs" in changes:
+        raise UserError(
+            "--epochs counts those before the fine-tuning, which has begun. Received: "
+            f"--epochs={changes['epochs']} for {run.path} with {run.config.epochs}. Raise --fine_tune_epochs, now "
+            f"{run.config.fine_tune_epochs}."
+        )
+
+
+def _extend(run: Run, changes: dict[str, Any], command: str) -> None:
+    """The run counts as unfinished first: killed in between, the same command goes on."""
+    with contextlib.suppress(tf.errors.NotFoundError):
+        tf.io.gfile.remove(run.file(TEST))
+    details = run.details()
+    continued = [*details.get("continued_by", []), command]
+    write_json(run.file(CONFIG), details | {"flags": details["flags"] | changes, "continued_by": continued})
+
+
 def finish(run: Run, metrics: dict[str, float], seconds: float) -> None:
-    """Writes what the best epoch gave on the test part, and how long training took; the checkpoint goes."""
+    """Writes what the best epoch gave on the test part, and how long training took."""
     write_json(run.file(CONFIG), run.details() | {"training_seconds": round(seconds, 1)})
     write_json(run.file(TEST), metrics)
-    checkpoint.remove(run.path)
 
 
 def _record(

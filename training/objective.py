@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+# The loss to minimise, the metrics, and the loss as a metric.
+_Loss = tuple[keras.losses.Loss, list[keras.metrics.Metric], keras.metrics.Metric]
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,17 @@ class Objective:
         return targets["class"] if len(self.heads) == 1 else targets
 
     def compile_arguments(self) -> dict[str, Any]:
-        """`loss`, `metrics` and `loss_weights` for `keras.Model.compile`, fresh ones at each call."""
+        """`loss`, `metrics` and `loss_weights` for `keras.Model.compile`, fresh ones at each call.
+
+        With several heads the metrics hold each head's loss too, see `count_every_image`.
+        """
         if len(self.heads) == 1:
-            loss, metrics = self._class_loss()
+            loss, metrics, _ = self._class_loss()
             return {"loss": loss, "metrics": metrics}
         losses = {"class": self._class_loss(), "brightness": _brightness_loss()}
         return {
             "loss": {head: losses[head][0] for head in self.heads},
-            "metrics": {head: losses[head][1] for head in self.heads},
+            "metrics": {head: [*losses[head][1], losses[head][2]] for head in self.heads},
             "loss_weights": {head: self.loss_weights[head] for head in self.heads},
         }
 
@@ -56,13 +63,15 @@ class Objective:
             return tf.cast(labels, tf.float32)[:, tf.newaxis]
         return tf.one_hot(labels, self.num_classes)
 
-    def _class_loss(self) -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:
+    def _class_loss(self) -> _Loss:
         if self.num_classes == 2:
             # The default threshold of 0.5 is meant for probabilities; of logits it asks for a probability of 0.62.
-            metric = keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")
-            return keras.losses.BinaryCrossentropy(from_logits=True), [metric]
-        metric = keras.metrics.CategoricalAccuracy(name="accuracy")
-        return keras.losses.CategoricalCrossentropy(from_logits=True), [metric]
+            accuracy = keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")
+            exact = keras.metrics.BinaryCrossentropy(from_logits=True, name="loss")
+            return keras.losses.BinaryCrossentropy(from_logits=True), [accuracy], exact
+        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+        exact = keras.metrics.CategoricalCrossentropy(from_logits=True, name="loss")
+        return keras.losses.CategoricalCrossentropy(from_logits=True), [accuracy], exact
 
 
 def brightness(pixels: tf.Tensor) -> tf.Tensor:
@@ -70,5 +79,26 @@ def brightness(pixels: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.cast(pixels, tf.float32), axis=(1, 2, 3))[:, tf.newaxis] / 255.0
 
 
-def _brightness_loss() -> tuple[keras.losses.Loss, list[keras.metrics.Metric]]:
-    return keras.losses.MeanSquaredError(), [keras.metrics.MeanAbsoluteError(name="mae")]
+def count_every_image(model: keras.Model) -> None:
+    """Lets a compiled `model` report each head's loss by the metric of that name, which counts every image once.
+
+    Keras 3.15.1 keeps means of its own under the same names (`class_loss`), and weights the batches by their static
+    size, which isn't known: a small last batch counts as much as a whole one. Its total loss, and all metrics, count
+    right since keras#19363.
+    """
+    model.get_metrics_result = functools.partial(_metrics_before_trackers, model)
+
+
+def _metrics_before_trackers(model: keras.Model) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    # In the order of Keras: the total loss, the compiled metrics, Keras's own means.
+    for metric in model.metrics:
+        result = metric.result()
+        for name, value in (result if isinstance(result, dict) else {metric.name: result}).items():
+            results.setdefault(name, value)
+    return results
+
+
+def _brightness_loss() -> _Loss:
+    exact = keras.metrics.MeanSquaredError(name="loss")
+    return keras.losses.MeanSquaredError(), [keras.metrics.MeanAbsoluteError(name="mae")], exact

@@ -1,14 +1,18 @@
-"""The phases of a training: a new head on a frozen backbone, then everything at a small step size, or all at once."""
+"""The phases of a training: the head on a frozen backbone, then everything at a low learning rate, or all at once."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import keras
+import tensorflow as tf
 
+from data.files import read_text
 from data.pipeline import AS_IT_IS, View
 from models import freezing
 from training.config import TrainConfig
+from training.run import LABELS
 
 
 @dataclass(frozen=True)
@@ -19,13 +23,16 @@ class Phase:
         name: `head` (backbone frozen), `fine_tune` (everything, after `head`), or `all` (everything from the start).
         first_epoch: index of its first epoch, counted over all phases.
         last_epoch: index of the epoch to stop before.
-        learning_rate: step size of Adam.
+        learning_rate: of Adam, at the first step.
+        schedule: `constant`, or `cosine` to let the learning rate fall to 0 along half a cosine over all epochs of the
+            phase (Loshchilov and Hutter, arXiv:1608.03983, without restarts).
     """
 
     name: str
     first_epoch: int
     last_epoch: int
     learning_rate: float
+    schedule: str = "constant"
 
     @property
     def is_frozen(self) -> bool:
@@ -36,11 +43,20 @@ class Phase:
 def phases(config: TrainConfig) -> list[Phase]:
     """The phases that the flags ask for, in order."""
     name = "head" if config.freeze else "all"
-    first = Phase(name, 0, config.epochs, config.learning_rate or 0.0)
+    schedule = config.learning_rate_schedule
+    first = Phase(name, 0, config.epochs, config.learning_rate or 0.0, schedule)
     if not config.fine_tune_epochs:
         return [first]
     last_epoch = config.epochs + config.fine_tune_epochs
-    return [first, Phase("fine_tune", config.epochs, last_epoch, config.fine_tune_learning_rate)]
+    return [first, Phase("fine_tune", config.epochs, last_epoch, config.fine_tune_learning_rate, schedule)]
+
+
+def class_names_of(weights: str) -> tuple[str, ...] | None:
+    """The classes that the model in a run's model.keras was trained on; None for other files of weights."""
+    labels = os.path.join(os.path.dirname(weights), LABELS)
+    if not weights.endswith(".keras") or not tf.io.gfile.exists(labels):
+        return None
+    return tuple(read_text(labels).splitlines())
 
 
 def views(config: TrainConfig) -> tuple[View, ...]:
@@ -49,19 +65,22 @@ def views(config: TrainConfig) -> tuple[View, ...]:
     return tuple(View(config.augment, config.seed, number) for number in numbers) or (AS_IT_IS,)
 
 
-def optimizer(phase: Phase, schedule: str, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Adam (Kingma and Ba, arXiv:1412.6980) for one phase.
+def optimizer(phase: Phase, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Adam (Kingma and Ba, arXiv:1412.6980) for one phase, whose epochs have `steps_per_epoch` steps."""
+    return keras.optimizers.Adam(_learning_rate(phase, steps_per_epoch))
 
-    Args:
-        phase: gives the step size and the number of epochs.
-        schedule: `constant`, or `cosine` to let the step size fall to 0 along half a cosine over the phase
-            (Loshchilov and Hutter, arXiv:1608.03983, without restarts).
-        steps_per_epoch: of the training part.
-    """
-    if schedule == "constant":
-        return keras.optimizers.Adam(phase.learning_rate)
+
+def learning_rate_at(phase: Phase, steps_per_epoch: int, step: int) -> float:
+    """The learning rate of one step, counted from 0 at the beginning of the phase."""
+    rate = _learning_rate(phase, steps_per_epoch)
+    return rate if isinstance(rate, float) else float(f"{float(rate(step)):.6g}")
+
+
+def _learning_rate(phase: Phase, steps_per_epoch: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    if phase.schedule == "constant":
+        return phase.learning_rate
     steps = (phase.last_epoch - phase.first_epoch) * steps_per_epoch
-    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(phase.learning_rate, steps))
+    return keras.optimizers.schedules.CosineDecay(phase.learning_rate, steps)
 
 
 def enter(model: keras.Model, phase: Phase) -> None:

@@ -103,9 +103,28 @@ def test_pictures_of_unknown_classes_only_are_refused(run: Run, picture_folder: 
 def test_the_model_card_says_what_a_stranger_must_know(assessment: Assessment) -> None:
     text = card.text(assessment)
     accuracy = f"{100 * assessment.numbers['accuracy']:.1f} %"
-    for needed in ("lying, upright", accuracy, "python train.py", "LeCun", "training: 40", "16 x 16 px"):
+    losses = [float(row["val_loss"]) for row in assessment.subject.run.history()]
+    kept = f"Kept: epoch {1 + losses.index(min(losses))} of 6, which has the lowest validation loss, {min(losses):.3f}."
+    for needed in ("lying, upright", accuracy, "python train.py", "LeCun", "training: 40", "16 x 16 px", kept):
         assert needed in text, needed
+    assert "Learning rate 0.003, constant (Adam)." in text
     assert "\n\n\n" not in text
+
+
+def test_the_model_card_names_schedule_and_both_learning_rates(assessment: Assessment) -> None:
+    run = assessment.subject.run
+    given = {"freeze": True, "fine_tune_epochs": 2, "fine_tune_learning_rate": 2e-5, "learning_rate_schedule": "cosine"}
+    tuned = dataclasses.replace(run, config=dataclasses.replace(run.config, **given))
+    subject = dataclasses.replace(assessment.subject, run=tuned)
+    text = card.text(dataclasses.replace(assessment, subject=subject))
+    assert "Learning rate 0.003, for the fine-tuning 2e-05, falling to 0 along half a cosine (Adam)." in text
+
+
+def test_the_page_names_the_kept_epoch_and_marks_it(page: Page, assessment: Assessment) -> None:
+    losses = [float(row["val_loss"]) for row in assessment.subject.run.history()]
+    epoch = 1 + losses.index(min(losses))
+    assert f"kept epoch{epoch}, which has the lowest validation loss" in page.text
+    assert f"kept: epoch {epoch}" in page.text
 
 
 def many_pictures(folder: pathlib.Path, classes: int, pictures: int) -> Assessment:

@@ -129,7 +129,7 @@ def test_real_command_lines(pictures: pathlib.Path, tmp_path: pathlib.Path, seed
     assert "Traceback" not in said, (command, said)
     if answer.returncode == 0:
         assert {"config.json", "model.keras", "test.json", "history.csv", "curves.png"} <= set(os.listdir(place))
-        assert not (place / "checkpoint").exists()
+        assert (place / "checkpoint" / "state.npz").exists(), "from which it can be trained on"
     else:
         assert answer.returncode == 2, (command, said)
         assert re.search(r"--\w+", answer.stderr), (command, said)

@@ -25,6 +25,7 @@ class Case:
 
     config: TrainConfig
     events: int
+    log: str
     weights: dict[str, np.ndarray]
     history: list[dict[str, str]]
     test: dict[str, float]
@@ -41,7 +42,7 @@ def undisturbed(wanted: TrainConfig) -> Case:
     code, log = children.train(wanted)
     assert code == 0, log
     run = Run.open(wanted.run_dir or "")
-    return Case(wanted, log.count("event"), children.weights(run.path), _lasting(run), run.test_metrics())
+    return Case(wanted, log.count("event"), log, children.weights(run.path), _lasting(run), run.test_metrics())
 
 
 def _lasting(run: Run) -> list[dict[str, str]]:
@@ -85,7 +86,7 @@ def finish(case: Case, name: str, fates: list[Fate]) -> None:
         assert code in (0, -signal.SIGKILL), log
     is_finished = os.path.exists(os.path.join(wanted.run_dir or "", "test.json"))
     code, log = children.train(_as_resumed(wanted))
-    # Killed after its last file, a run has nothing left to do but to remove its checkpoint.
+    # Killed after its last file, a run has nothing left to do.
     assert code == (2 if is_finished else 0) and ("has finished" in log) == is_finished, log
     compare(case, Run.open(wanted.run_dir or ""))
 
@@ -105,7 +106,7 @@ def compare(case: Case, run: Run) -> None:
     assert _lasting(run) == case.history
     assert run.test_metrics() == case.test
     left = [name for _, folders, names in os.walk(run.path) for name in folders + names]
-    assert not [name for name in left if name.startswith(".part-") or name == "checkpoint"], left
+    assert not [name for name in left if name.startswith(".part-")], left
 
 
 @pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))])
@@ -148,6 +149,13 @@ def test_killed_at_any_moment_from_the_first_features_on(two_phases: Case, attem
     generator = random.Random(300 + attempt)
     fates = [Fate(kill_after_seconds=generator.uniform(0, 0.5), point=PREPARED) for _ in range(1 + attempt)]
     finish(two_phases, f"preparing{attempt}", fates)
+
+
+@pytest.mark.parametrize("before", [1, 3, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 4, 5))])
+def test_killed_at_the_change_of_phase(two_phases: Case, before: int) -> None:
+    """From the checkpoint at the end of the head's phase to that with its best epoch, from which fine-tuning begins."""
+    head, _ = two_phases.log.split("Fine-tuning begins from epoch")
+    finish(two_phases, f"change{before}", [Fate(kill_at_event=head.count("event") - before + 1)])
 
 
 @pytest.mark.slow

@@ -104,26 +104,43 @@ Job.test = test
 
 
 def test_the_command_line(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The real script: Ctrl-C while it scans, --resume of nothing, a second process, of a finished run, other flags."""
+    """The real script, by the same command line again and again, as a scheduler starts it: from what a killed start
+    has left, stopped, by a second process, with other flags; then with more epochs.
+    """
     place = tmp_path / "run"
     flags = [f"--data={pictures}", f"--run_dir={place}", "--model=lenet5", "--image_size=32", "--learning_rate=1e-3"]
     flags += ["--train_fraction=0.6", "--val_fraction=0.2", "--test_fraction=0.2", "--checkpoint_minutes=0"]
     place.mkdir()
-    answer = _train("--resume", *flags)
-    assert answer.returncode == 2 and "the run was stopped before its first step" in answer.stderr
+    (place / "splits.csv").write_text("half")
     log = tmp_path / "log"
-    with open(log, "w") as file, _started([*flags, "--epochs=5000"], file) as first:
+    with open(log, "w") as file, _started(["--resume", *flags, "--epochs=5000"], file) as first:
         _wait_for(lambda: (place / "history.csv").exists())
         second = _train("--resume", f"--run_dir={place}")
         assert second.returncode == 2, second.stderr
         assert f"Another process is training in --run_dir={place}" in second.stderr
         first.send_signal(signal.SIGINT)
         assert first.wait(60) == 130
+    assert f"--resume: {place} holds no run yet; starting one." in log.read_text()
     assert "Stopping after this step" in log.read_text() and "Traceback" not in log.read_text()
     answer = _train("--resume", f"--run_dir={place}", "--epochs=7")
     assert answer.returncode == 2 and "--epochs=5000. Received: --epochs=7" in answer.stderr
+    answer = _train("--resume", f"--run_dir={place}", "--learning_rate=1e-2")
+    assert answer.returncode == 2 and "--learning_rate=0.001. Received: --learning_rate=0.01" in answer.stderr
     answer = _train(*flags)
     assert answer.returncode == 2 and "holds a run already" in answer.stderr
+
+
+def test_one_command_line_starts_trains_on_and_ends(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    place = tmp_path / "run"
+    flags = ["--resume", f"--data={pictures}", f"--run_dir={place}", "--model=lenet5", "--image_size=32"]
+    flags += ["--train_fraction=0.6", "--val_fraction=0.2", "--test_fraction=0.2"]
+    for epochs in (1, 2):
+        answer = _train(*flags, f"--epochs={epochs}")
+        assert answer.returncode == 0, answer.stderr
+        assert len(Run.open(str(place)).history()) == epochs
+    assert Run.open(str(place)).config.epochs == 2
+    answer = _train(*flags, "--epochs=2")
+    assert answer.returncode == 2 and "has finished; there is nothing to resume" in answer.stderr
 
 
 def test_ctrl_c_before_the_first_step_is_one_line(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -30,7 +30,7 @@ def model() -> keras.Model:
 
 def recorder(run_dir: pathlib.Path, patience: int = 0, progress: Progress | None = None) -> Recorder:
     network = model()
-    made = Recorder(str(run_dir), network, PHASE, progress or Progress(), patience)
+    made = Recorder(str(run_dir), network, PHASE, progress or Progress(), patience, 1)
     made.set_model(network)
     return made
 

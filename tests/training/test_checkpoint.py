@@ -119,10 +119,3 @@ def test_weights_that_are_no_numbers_are_not_written(small: keras.Model, tmp_pat
     variable.assign(good)
     kept = checkpoint.read_progress(str(tmp_path))
     assert kept and kept.epoch == 1
-
-
-def test_removing_twice_is_no_error(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "checkpoint").mkdir()
-    checkpoint.remove(str(tmp_path))
-    checkpoint.remove(str(tmp_path))
-    assert not (tmp_path / "checkpoint").exists()

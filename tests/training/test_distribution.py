@@ -101,6 +101,24 @@ def test_results_are_those_of_one_device(results: dict[str, pathlib.Path], way: 
     assert largest_difference(one, other) <= TOLERANCES[name]
 
 
+@pytest.mark.parametrize("way", ["one", "two workers"])
+def test_each_heads_loss_counts_every_image_once(results: dict[str, pathlib.Path], way: str) -> None:
+    """180 images to test on in batches of 89: two are left for the last one, one for each worker."""
+    run = Run.open(str(results[way] / "two_heads"))
+    part, model = run.part("test"), run.load_model()
+    assert len(part) % 89 not in (0, 1)
+    pixels = np.concatenate(list(part.pixels(89)))
+    outputs = {name: value.numpy() for name, value in model(pixels).items()}
+    logits = outputs["class"].astype(np.float64)
+    class_loss = (np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(part)), part.labels]).mean()
+    shades = pixels.mean(axis=(1, 2, 3)) / 255
+    brightness_loss = ((outputs["brightness"][:, 0] - shades) ** 2).mean()
+    metrics = run.test_metrics()
+    assert metrics["class_loss"] == pytest.approx(class_loss, rel=1e-5)
+    assert metrics["brightness_loss"] == pytest.approx(brightness_loss, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(0.7 * class_loss + 0.3 * brightness_loss, rel=1e-5)
+
+
 @pytest.fixture(scope="module")
 def half_precision(results: dict[str, pathlib.Path]) -> pathlib.Path:
     folder = results["one"].with_name("half_precision")

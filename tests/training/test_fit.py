@@ -11,6 +11,7 @@ import pytest
 import models
 from data.pipeline import ordered_batches
 from errors import UserError
+from training import best, transfer
 from training.config import TrainConfig, resolved
 from training.fit import train
 from training.run import Run
@@ -43,6 +44,7 @@ def test_a_run_folder_holds_what_it_promises(picture_folder: pathlib.Path) -> No
         "model.keras",
         "labels.txt",
         "test.json",
+        "checkpoint",
     }
     assert set(os.listdir(run.path)) == files
     assert [row.part for row in run.splits()].count("test") == 8
@@ -106,11 +108,29 @@ def test_nothing_is_traced_again_after_the_first_epoch(
     assert counts[0] == counts[1] >= 2
 
 
-def test_two_heads_report_their_own_metrics(picture_folder: pathlib.Path) -> None:
-    run = train(config(picture_folder, model="multitask", image_size=16, epochs=1, learning_rate=1e-3), command="")
-    assert {"class_accuracy", "brightness_mae", "loss", "class_loss", "brightness_loss"} <= set(run.test_metrics())
-    metrics = run.test_metrics()
-    assert metrics["loss"] == pytest.approx(0.7 * metrics["class_loss"] + 0.3 * metrics["brightness_loss"], rel=1e-3)
+def head_losses(run: Run, split: str) -> dict[str, float]:
+    """Loss and metrics of both heads of the kept model over all images of a split, by their definitions."""
+    part, model = run.part(split), run.load_model()
+    pixels = np.concatenate(list(part.pixels(5)))
+    outputs = {name: value.numpy()[:, 0].astype(np.float64) for name, value in model(pixels).items()}
+    signs = np.where(part.labels == 1, 1, -1)
+    found = {"class_loss": np.log1p(np.exp(-signs * outputs["class"])).mean()}
+    errors = outputs["brightness"] - pixels.mean(axis=(1, 2, 3)) / 255
+    found |= {"brightness_loss": (errors**2).mean(), "brightness_mae": np.abs(errors).mean()}
+    return found | {"loss": 0.7 * found["class_loss"] + 0.3 * found["brightness_loss"]}
+
+
+def test_two_heads_count_every_image_once(picture_folder: pathlib.Path) -> None:
+    """24 images to train on in steps of 7, 8 for validation and test: the last batch is smaller in each. So small a
+    learning rate changes no weight, so that an epoch's metrics are those of one model.
+    """
+    given = {"model": "multitask", "image_size": 16, "epochs": 1, "learning_rate": 1e-12, "batch_size": 7}
+    run = train(config(picture_folder, **given), command="")
+    (row,) = run.history()
+    assert run.test_metrics() | head_losses(run, "test") == pytest.approx(run.test_metrics(), rel=1e-5)
+    for split, prefix in (("train", ""), ("val", "val_")):
+        for name, value in head_losses(run, split).items():
+            assert float(row[prefix + name]) == pytest.approx(value, rel=1e-5, abs=2e-6), (split, name)
 
 
 @pytest.mark.parametrize(("augment", "views"), [("none", 0), ("basic", 0), ("full", 2)])
@@ -142,12 +162,87 @@ def test_mistakes_are_found_before_a_folder_is_made(picture_folder: pathlib.Path
     assert "lying/notes.jpg" not in [row.address for row in run.splits()]
 
 
-def test_early_stopping_ends_a_phase(picture_folder: pathlib.Path) -> None:
-    """A step size that can't learn: the first epoch stays the best or nearly so."""
+def test_early_stopping_ends_a_phase_and_says_so(picture_folder: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    """A learning rate that can't learn: the first epoch stays the best or nearly so."""
     run = train(config(picture_folder, epochs=30, early_stopping=2, learning_rate=2.0), command="")
     losses = [float(row["val_loss"]) for row in run.history()]
     assert len(losses) < 30
     assert min(losses[-2:]) >= min(losses[:-2])
+    lowest = f"{min(losses):.4f}"
+    printed = capsys.readouterr().out
+    assert f"Early stopping: no epoch after number {len(losses)} of 30, for 2 in a row had no " in printed
+    kept = 1 + losses.index(min(losses))
+    assert f"Kept: epoch {kept} of {len(losses)}, which has the lowest validation loss, {lowest}." in printed
+    assert best.kept(run.path) == best.Kept(pytest.approx(min(losses), abs=1e-6), kept)  # type: ignore[arg-type]
+
+
+def test_an_undisturbed_end_is_no_early_stopping(picture_folder: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    train(config(picture_folder, epochs=1, early_stopping=2), command="")
+    printed = capsys.readouterr().out
+    assert "Early stopping" not in printed and "Kept: epoch 1 of 1, " in printed
+
+
+def test_the_history_holds_the_learning_rate_of_each_epochs_last_step(picture_folder: pathlib.Path) -> None:
+    """24 images in steps of 8: the last of three steps in each of two epochs."""
+    run = train(config(picture_folder, learning_rate_schedule="cosine"), command="")
+    wanted = [5e-3 * (1 + np.cos(np.pi * step / 6)) for step in (2, 5)]
+    assert [float(row["learning_rate"]) for row in run.history()] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_fine_tuning_begins_from_the_best_epoch_of_the_head(picture_folder: pathlib.Path) -> None:
+    """Of a head whose learning rate is too high, the last epoch is not the best; then nothing changes any more."""
+    weights = pretrained(picture_folder.parent, "lenet5", 32)
+    given = {"weights": weights, "freeze": True, "epochs": 6, "learning_rate": 1.0, "deterministic": True}
+    run = train(config(picture_folder, **given, fine_tune_epochs=1, fine_tune_learning_rate=1e-12), command="")
+    *head, tuned = [float(row["val_loss"]) for row in run.history()]
+    assert min(head) < head[-1]
+    assert tuned == pytest.approx(min(head), rel=1e-5)
+
+
+class TestWeightsOfARun:
+    """Training on from a run's model.keras in a new run."""
+
+    def before(self, folder: pathlib.Path, **given: object) -> Run:
+        return train(config(folder, run_dir=str(folder.parent / "before"), **given), command="")
+
+    def after(self, folder: pathlib.Path, before: Run, **given: object) -> Run:
+        weights = before.file("model.keras")
+        return train(config(folder, run_dir=str(folder.parent / "after"), weights=weights, **given), command="")
+
+    @pytest.mark.parametrize("given", [{}, {"model": "squeezenet", "image_size": 48, "learning_rate": 1e-3}])
+    def test_the_head_is_kept_where_the_classes_are_the_same(
+        self, picture_folder: pathlib.Path, capsys: pytest.CaptureFixture, given: dict
+    ) -> None:
+        """SqueezeNet's head for transfer is another than that from scratch."""
+        before = self.before(picture_folder, weights="none", **given)
+        after = self.after(picture_folder, before, **given | {"learning_rate": 1e-12, "epochs": 1})
+        assert after.test_metrics() == pytest.approx(before.test_metrics(), rel=1e-4)
+        assert f"Head: kept from {before.file('model.keras')}, whose 2 classes are the same." in capsys.readouterr().out
+
+    def test_a_kept_head_is_trained_by_freeze(self, picture_folder: pathlib.Path) -> None:
+        before = self.before(picture_folder, weights="none")
+        after = self.after(picture_folder, before, freeze=True, epochs=1)
+        for part, is_same in (("backbone", True), ("head", False)):
+            weights = [run.load_model().get_layer(part).get_weights() for run in (before, after)]
+            assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True)) == is_same
+        first, kept = after.history()[0], min(before.history(), key=lambda row: float(row["val_loss"]))
+        assert float(first["loss"]) < 1.5 * float(kept["loss"]) + 0.1, "of random weights it is above 0.6"
+
+    def test_the_head_is_new_where_the_classes_are_others(
+        self, picture_folder: pathlib.Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        before = self.before(picture_folder, weights="none")
+        (picture_folder / "lying").rename(picture_folder / "flat")
+        self.after(picture_folder, before, epochs=1)
+        path = before.file("model.keras")
+        assert f"Head: new, for that in {path} is for other classes: lying, upright." in capsys.readouterr().out
+        pathlib.Path(before.path, "labels.txt").unlink()
+        assert transfer.class_names_of(path) is None
+
+    def test_the_default_learning_rate_is_that_of_fine_tuning(self, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "model.keras").write_bytes(b"")
+        given = resolved(TrainConfig(model="lenet5", weights=str(tmp_path / "model.keras")))
+        assert given.learning_rate == 1e-5
 
 
 def test_a_run_says_when_its_pictures_are_gone(picture_folder: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ import os
 import pathlib
 from typing import Any
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -12,7 +13,7 @@ from data.decode import decode
 from errors import UserError
 from tests.data import encoded
 from tests.training.test_fit import config
-from training import examples, folder
+from training import checkpoint, examples, folder
 from training.config import TrainConfig
 from training.examples import Examples
 from training.run import Run
@@ -128,15 +129,41 @@ def test_a_resume_needs_the_same_pictures(
 def test_a_finished_run_cannot_be_resumed(
     picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
 ) -> None:
-    """And a checkpoint that a kill between the two last files has left goes."""
+    """Unless it shall train on, which takes its checkpoint."""
     with start(picture_folder, gathered, tmp_path / "run") as place:
         resumed = dataclasses.replace(Run.open(place).config, resume=True)
-    pathlib.Path(place, "test.json").write_text('{"accuracy": 1.0}')
-    pathlib.Path(place, "checkpoint").mkdir()
-    with pytest.raises(UserError, match="has finished; there is nothing to resume"):
+    test = pathlib.Path(place, "test.json")
+    test.write_text('{"accuracy": 1.0}')
+    with pytest.raises(UserError, match="has finished; there is nothing to resume. Pass --epochs of more than 2"):
         with folder.reopen(resumed, gathered):
             pass
-    assert not pathlib.Path(place, "checkpoint").exists()
+    longer = dataclasses.replace(resumed, epochs=5)
+    with pytest.raises(UserError, match="needs its checkpoint.*--weights=.*model.keras"):
+        with folder.reopen(longer, gathered):
+            pass
+    assert test.exists()
+    _write_progress(place, phase=0)
+    with folder.reopen(longer, gathered, "python train.py --resume --epochs=5"):
+        assert Run.open(place).config.epochs == 5
+        assert Run.open(place).details()["continued_by"] == ["python train.py --resume --epochs=5"]
+        assert not test.exists()
+
+
+def test_the_head_gets_no_more_epochs_once_fine_tuning_has_begun(
+    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
+) -> None:
+    with start(picture_folder, gathered, tmp_path / "run") as place:
+        longer = dataclasses.replace(Run.open(place).config, resume=True, epochs=5)
+    _write_progress(place, phase=1)
+    with pytest.raises(UserError, match="the fine-tuning, which has begun. Received: --epochs=5.*--fine_tune_epochs"):
+        with folder.reopen(longer, gathered):
+            pass
+    assert Run.open(place).config.epochs == 2
+
+
+def _write_progress(place: str, phase: int) -> None:
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    checkpoint.save(place, checkpoint.Progress(phase=phase, epoch=2), network, None)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.2, 0.5, 0.9])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from training.distribution import ALONE
 from training.objective import Objective, brightness
 
 PIXELS = tf.constant(np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8))
@@ -22,10 +23,12 @@ def evaluate(objective: Objective, outputs: object, labels: np.ndarray) -> dict[
         return keras.layers.Lambda(lookup, output_shape=tables[name].shape[1:], name=name)(inputs)
 
     model = keras.Model(inputs, {name: pick(name) for name in names} if isinstance(outputs, dict) else pick(None))
-    model.compile(**objective.compile_arguments())
+    ALONE.compile(model, objective.compile_arguments)
     index = tf.range(len(labels), dtype=tf.float32)[:, tf.newaxis]
     targets = objective.targets(PIXELS, tf.constant(labels))
-    return model.evaluate(index, targets, verbose=0, return_dict=True, batch_size=4)
+    # Four rows, then two, of a size that the graph doesn't know, as in training.
+    batches = tf.data.Dataset.from_tensor_slices((index, targets)).batch(4)
+    return model.evaluate(batches, verbose=0, return_dict=True)
 
 
 def test_the_accuracy_of_one_logit_is_judged_at_zero() -> None:
@@ -57,8 +60,21 @@ def test_each_head_has_its_own_metrics_and_the_losses_are_weighted() -> None:
     assert metrics["class_accuracy"] == pytest.approx(3 / 6)
     assert metrics["brightness_mae"] == pytest.approx(np.abs(shades - truth).mean(), rel=1e-5)
     signs = np.where(labels == 1, 1, -1)
-    wanted = 0.7 * np.log1p(np.exp(-signs * logits[:, 0])).mean() + 0.3 * ((shades - truth) ** 2).mean()
-    assert metrics["loss"] == pytest.approx(wanted, rel=1e-4)
+    class_loss, brightness_loss = np.log1p(np.exp(-signs * logits[:, 0])).mean(), ((shades - truth) ** 2).mean()
+    assert metrics["class_loss"] == pytest.approx(class_loss, rel=1e-5)
+    assert metrics["brightness_loss"] == pytest.approx(brightness_loss, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(0.7 * class_loss + 0.3 * brightness_loss, rel=1e-5)
+
+
+def test_each_head_of_many_classes_counts_every_image_once() -> None:
+    logits = np.random.default_rng(2).normal(size=(6, 4)) * 3
+    labels = np.asarray([0, 1, 2, 3, 0, 1])
+    objective = Objective(4, ("class", "brightness"), {"class": 1.0, "brightness": 0.0})
+    metrics = evaluate(objective, {"class": logits, "brightness": np.full((6, 1), 0.5)}, labels)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    wanted = -np.log(probabilities[np.arange(6), labels]).mean()
+    assert metrics["class_loss"] == pytest.approx(wanted, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_brightness_is_the_mean_of_the_pixels() -> None:

@@ -44,12 +44,15 @@ def test_what_changes_in_each_phase(phase: transfer.Phase) -> None:
         assert len(changed) >= 0.95 * (len(before) - len(statistics))
 
 
-def test_the_step_size_is_constant_or_falls_to_nothing() -> None:
+def test_the_learning_rate_is_constant_or_falls_to_nothing() -> None:
     phase = transfer.Phase("all", 0, 4, 1e-2)
-    assert float(transfer.optimizer(phase, "constant", 10).learning_rate) == pytest.approx(1e-2)
-    optimizer = transfer.optimizer(phase, "cosine", 10)
+    assert float(transfer.optimizer(phase, 10).learning_rate) == pytest.approx(1e-2)
+    assert transfer.learning_rate_at(phase, 10, 39) == 1e-2
+    phase = transfer.Phase("all", 0, 4, 1e-2, "cosine")
+    optimizer = transfer.optimizer(phase, 10)
     rates = []
     for step in (0, 20, 40):
         optimizer.iterations.assign(step)
         rates.append(float(optimizer.learning_rate))
     assert rates == pytest.approx([1e-2, 5e-3, 0.0], abs=1e-8)
+    assert [transfer.learning_rate_at(phase, 10, step) for step in (0, 20, 40)] == pytest.approx(rates, abs=1e-8)
