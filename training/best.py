@@ -10,11 +10,13 @@ import keras
 
 from data.local_file import replacing_from_local
 from models.local_copy import local_copy
-from training.run import MODEL, read_history
+from training.run import MODEL, read_history, recorded_checksums
 
 
 def keep(run_dir: str, model: keras.Model, loss: float) -> None:
     """Replaces model.keras; its validation loss goes along as the comment of the zip archive, which Keras skips.
+
+    So do the checksums of the run's labels.txt and splits.csv, by which the model of another run is told.
 
     Raises:
         UserError: the disk is full, or the place can't be written to.
@@ -22,7 +24,7 @@ def keep(run_dir: str, model: keras.Model, loss: float) -> None:
     with replacing_from_local(os.path.join(run_dir, MODEL)) as file:
         model.save(file)
         with zipfile.ZipFile(file, "a") as archive:
-            archive.comment = json.dumps({"val_loss": loss}).encode()
+            archive.comment = json.dumps({"val_loss": loss, "sha256": recorded_checksums(run_dir)}).encode()
 
 
 def kept_loss(run_dir: str) -> float:

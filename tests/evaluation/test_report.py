@@ -116,7 +116,7 @@ def many_pictures(folder: pathlib.Path, classes: int, pictures: int) -> Assessme
     picture = encode(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8), "JPEG")
     source = Source("many", addresses, as_records([picture] * pictures), labels, names, False)
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names))
-    runs.write_splits(str(folder), source, ["test"] * pictures)
+    runs.write_splits(str(folder), source, ["test"] * pictures, [""] * pictures)
     runs.write_history(str(folder), [{"epoch": i, "phase": "all", "loss": 1 / i, "val_loss": 1 / i} for i in (1, 2)])
     flags = {"model": "lenet5", "data": "many", "image_size": 16, "augment": "basic"}
     details = {"flags": flags, "command": "x", "parameters": 1, "versions": {}, "devices": [], "git_commit": None}
