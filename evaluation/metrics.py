@@ -22,8 +22,8 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, class_names: t
     """All numbers of one classifier on one part, ready for JSON.
 
     A class that occurs but is never predicted has precision 0, and one that is predicted but never occurs recall 0, as
-    in scikit-learn with `zero_division=0`; F1 follows. A class that neither occurs nor is predicted has None and is left
-    out of the means. What is not defined, such as the ROC-AUC where a class is missing, is None.
+    in scikit-learn with `zero_division=0`; F1 follows. A class that neither occurs nor is predicted has None and
+    is left out of the means. What is not defined, such as the ROC-AUC where a class is missing, is None.
 
     Args:
         labels: int class indices, shape `(pictures,)`, one picture at least.
@@ -53,7 +53,9 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, class_names: t
         "brier": _brier(labels, probabilities),
         "ece": number(calibration.expected_error(labels, probabilities)),
         "macro": {name: number(values[concerned].mean()) for name, values in zip(_SHARES, columns, strict=False)},
-        "classes": [_class(name, i in concerned, *row) for i, name, *row in zip(indices, class_names, *columns, strict=True)],
+        "classes": [
+            _class(name, i in concerned, *row) for i, name, *row in zip(indices, class_names, *columns, strict=True)
+        ],
         "confusion": sk.confusion_matrix(labels, predicted, labels=indices).tolist(),
     }
 

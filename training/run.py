@@ -93,7 +93,7 @@ class Run:
         checksums = self._checksums
         if checksums:
             run_files.check_unchanged(self.file(LABELS), run_files.parse_labels, checksums[LABELS])
-            run_files.check_unchanged(self.file(SPLITS), self._parse_splits, checksums[SPLITS])
+            run_files.check_unchanged(self.file(SPLITS), run_files.parse_splits, checksums[SPLITS])
         else:
             run_files.check_classes(self.file(LABELS), self.class_names, self.splits())
         self.history()
@@ -138,10 +138,7 @@ class Run:
 
     @functools.cached_property
     def _rows(self) -> list[SplitRow]:
-        return run_files.read(self.file(SPLITS), self._parse_splits)
-
-    def _parse_splits(self, text: str) -> list[SplitRow]:
-        return run_files.parse_splits(text, self.class_names)
+        return run_files.read(self.file(SPLITS), run_files.parse_splits)
 
     def part(self, name: str) -> Part:
         """The images of one split: `train`, `val` or `test`.

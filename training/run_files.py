@@ -153,14 +153,13 @@ def parse_labels(text: str) -> tuple[str, ...]:
     return names
 
 
-def parse_splits(text: str, class_names: Sequence[str]) -> list[SplitRow]:
-    """The rows, each with a class of the run."""
+def parse_splits(text: str) -> list[SplitRow]:
+    """The rows."""
     header, *rows = _csv_rows(text)
     if tuple(header) not in (SPLIT_COLUMNS, SPLIT_COLUMNS[:-1]):
         raise DamagedError(f"{_cut(','.join(header))} in place of the header {','.join(SPLIT_COLUMNS)}")
-    known = frozenset(class_names)
     for number, row in enumerate(rows, start=2):
-        if len(row) != len(header) or row[2] not in PARTS or row[1] not in known:
+        if len(row) != len(header) or row[2] not in PARTS:
             raise DamagedError(f"{_cut(','.join(row))} in row {number}, which is no image with its class and split")
     return [SplitRow(*row) for row in rows]
 
