@@ -90,7 +90,7 @@ def _subject(run: Run, network: str) -> Subject:
 
 def _folder(subject: Subject) -> str:
     """The run's own report keeps its place; those on other images or of a SavedModel get one each below it."""
-    others = [] if subject.is_own else [("data", _DATA.value)]
+    others = [] if subject.is_own else [("data", _DATA.value or "")]
     others += [("export", subject.network)] if _EXPORT.value else []
     names = [f"{kind}-{os.path.basename(os.path.abspath(path))}" for kind, path in others]
     return os.path.join(subject.run.file("report"), *([re.sub(r"[^\w-]+", "-", "-".join(names))] if names else []))
