@@ -104,7 +104,7 @@ def _are_the_same(rows: list[SplitRow], examples: Examples) -> bool:
     columns = (examples.source.addresses, labels, examples.parts, examples.digests)
     now = [SplitRow(*values) for values in zip(*columns, strict=True)]
     if not all(row.sha256 for row in rows):
-        now = [dataclasses.replace(row, sha256="") for row in now]
+        now = [row._replace(sha256="") for row in now]
     return rows == now
 
 
