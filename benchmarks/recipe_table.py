@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pathlib
 import re
@@ -80,8 +81,8 @@ def _row(outcome: Outcome, hardware: str) -> str:
 
 
 def _num_tested(run: pathlib.Path) -> int:
-    lines = (run / "splits.csv").read_text(encoding="utf-8").splitlines()
-    return sum(line.endswith(",test") for line in lines)
+    with (run / "splits.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return sum(row["part"] == "test" for row in csv.DictReader(file))
 
 
 def _epoch_seconds(run: pathlib.Path) -> list[float]:

@@ -131,7 +131,8 @@ def parse_config(text: str) -> dict[str, Any]:
     _check_facts(details, _FACTS, are_needed=schema is not None)
     _check_facts(details, _LATER_FACTS, are_needed=False)
     checksums = details.get("sha256", {})
-    if schema is not None and not all(isinstance(checksums.get(name), str) for name in FIXED):
+    is_recorded = all(isinstance(checksums.get(name), str) for name in FIXED)
+    if (schema is not None or checksums) and not is_recorded:
         raise DamagedError(f"{_cut(checksums)} as `sha256`, which must hold those of {' and '.join(FIXED)}")
     _check_flags(details.get("flags"))
     return details
