@@ -19,8 +19,9 @@ _RUN = flags.DEFINE_string("run", None, "Folder of the run that train.py has wri
 _DATA = flags.DEFINE_string(
     "data",
     None,
-    "Other pictures than the run's test part: a folder with one sub-folder a class, a .csv of path,label, a TensorFlow "
-    "Datasets name, or digits. Classes are matched by name.",
+    "Where the images are: a folder with one sub-folder a class, a .csv of path,label, a TensorFlow Datasets name, or "
+    "digits. Evaluates the run's own test split where its images have moved there unchanged, else all images there, "
+    "with classes matched by name. Default: the run's test split, where it was.",
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "With --data=NAME: folder of prepared TensorFlow Datasets.")
 _EXPORT = flags.DEFINE_string(
@@ -70,11 +71,12 @@ def _evaluate(run: Run) -> None:
         predictor = predictions.from_saved_model(network, run.class_names)
     else:
         network, predictor = "model.keras", predictions.from_model(model)
-    assessment = assess.assess(_subject(run, network), predictor, _BATCH_SIZE.value)
+    subject = _subject(run, network)
+    assessment = assess.assess(subject, predictor, _BATCH_SIZE.value)
     print(_summary(assessment))
-    page = report.write(assessment, model, _folder(run, network))
+    page = report.write(assessment, model, _folder(subject))
     print(f"\nReport: {page}")
-    if not _EXPORT.value and not _DATA.value:
+    if subject.is_own and not _EXPORT.value:
         print(f"Model card: {card.write(assessment)}")
 
 
@@ -82,16 +84,16 @@ def _subject(run: Run, network: str) -> Subject:
     from evaluation import assess
 
     if _DATA.value:
-        return assess.other_pictures(run, _DATA.value, _DATA_DIR.value, network)
+        return assess.subject_in(run, _DATA.value, _DATA_DIR.value, network)
     return assess.own_test_part(run, network)
 
 
-def _folder(run: Run, network: str) -> str:
-    """The run's own report keeps its place; those on other pictures or of a SavedModel get one each below it."""
-    others = [("data", _DATA.value)] if _DATA.value else []
-    others += [("export", network)] if _EXPORT.value else []
+def _folder(subject: Subject) -> str:
+    """The run's own report keeps its place; those on other images or of a SavedModel get one each below it."""
+    others = [] if subject.is_own else [("data", _DATA.value or "")]
+    others += [("export", subject.network)] if _EXPORT.value else []
     names = [f"{kind}-{os.path.basename(os.path.abspath(path))}" for kind, path in others]
-    return os.path.join(run.file("report"), *([re.sub(r"[^\w-]+", "-", "-".join(names))] if names else []))
+    return os.path.join(subject.run.file("report"), *([re.sub(r"[^\w-]+", "-", "-".join(names))] if names else []))
 
 
 def _summary(assessment: Assessment) -> str:
@@ -101,7 +103,8 @@ def _summary(assessment: Assessment) -> str:
     low, high = tables.percent(numbers["accuracy_low"]), tables.percent(numbers["accuracy_high"])
     base = numbers["baseline"]
     paragraphs = [
-        f"Accuracy on {numbers['pictures']:,} pictures of {numbers['pictures_of']}: "
+        f"Accuracy on {numbers['pictures']:,} {'' if assessment.subject.is_own else 'other '}images of "
+        f"{numbers['pictures_of']}: "
         f"{tables.percent(numbers['accuracy'])} (95 % interval: {low} to {high}).\n"
         f'Always "{base["class"]}": {tables.percent(base["accuracy"])}.',
         tables.per_class(numbers),

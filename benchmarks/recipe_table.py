@@ -6,6 +6,7 @@ texts again, so that an edit of any of them is noticed.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
@@ -177,8 +178,8 @@ def _short(commit: str | None) -> str:
 
 
 def _num_tested(run: pathlib.Path) -> int:
-    lines = (run / "splits.csv").read_text(encoding="utf-8").splitlines()
-    return sum(line.endswith(",test") for line in lines)
+    with (run / "splits.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return sum(row["part"] == "test" for row in csv.DictReader(file))
 
 
 def _epoch_seconds(run: pathlib.Path) -> list[float]:

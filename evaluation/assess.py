@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-import models
 from data import load as sources
 from data import scan
 from data.header import Header, read_header
-from data.names import printable
+from data.names import printable, shortened
 from data.source import Source
 from errors import UserError
 from evaluation import calibration, caveats, duplicates, metrics
@@ -38,6 +41,8 @@ class Subject:
         network: what answered: `model.keras`, or the folder of a SavedModel.
         is_own: whether `part` is the run's own test part.
         notes: what was left out and why, a sentence each.
+        val: the validation images that are at hand, for calibration; None where there are none.
+        train: the training images that are at hand, to search for copies; None where there are none.
     """
 
     run: Run
@@ -46,6 +51,8 @@ class Subject:
     network: str
     is_own: bool = True
     notes: tuple[str, ...] = ()
+    val: Part | None = None
+    train: Part | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -63,7 +70,7 @@ class Assessment:
         numbers: the content of metrics.json.
         rescaled: probabilities after temperature scaling, or None when there is no temperature.
         copies: (index of a test picture, training picture's index in `train`, correlation).
-        train: the training pictures that were compared.
+        train: the training pictures that were compared; None where none are at hand.
         headers: format and size of the picture files, at most 1,000 of them, evenly spread.
     """
 
@@ -72,69 +79,153 @@ class Assessment:
     numbers: dict[str, Any]
     rescaled: np.ndarray | None
     copies: list[tuple[int, int, float]]
-    train: Part
+    train: Part | None
     headers: list[Header]
 
 
-def own_test_part(run: Run, network: str) -> Subject:
-    """The pictures that the run has set apart for its test."""
-    data = run.config.data.rstrip("/").rsplit("/", 1)[-1]
-    return Subject(run, run.part("test"), f"the test part of {printable(data)}", network)
+def own_test_part(run: Run, network: str, moved_to: Source | None = None) -> Subject:
+    """The images that the run has set apart for its test.
 
-
-def other_pictures(run: Run, data: str, data_dir: str | None, network: str) -> Subject:
-    """The pictures that `data` names, with the run's class indices; classes are matched by name.
+    Args:
+        run: the run.
+        network: what answers.
+        moved_to: where the run's images are now; None for where they were.
 
     Raises:
-        UserError: there is no such source, or none of its classes is known to the run.
+        UserError: an image of the test split is missing.
+    """
+    if moved_to is None:
+        name = f"the test part of {printable(run.config.data.rstrip('/').rsplit('/', 1)[-1])}"
+        return _supported(Subject(run, run.part("test"), name, network), run.source)
+    part, _ = run.found("test", moved_to)
+    name = f"the run's own test split, found in {printable(moved_to.name)}"
+    return _supported(Subject(run, part, name, network), moved_to)
+
+
+def subject_in(run: Run, data: str, data_dir: str | None, network: str) -> Subject:
+    """What `data` gives to judge by: the run's own test split, where the run's images have moved there, or others.
+
+    Raises:
+        UserError: there is no such source, it holds only some of the test split, or none of the run's classes.
     """
     source = sources.load(data, data_dir)
+    found, all_found = _same_images(run, source)
+    if found and not all_found:
+        raise UserError(
+            f"--data={printable(data)} must hold the whole test split of {run.path}, if the run's images have moved "
+            f"there, or other images. Received {found:,} of its images, unchanged, and not the others. Put those back, "
+            "or take the run's images away."
+        )
+    return own_test_part(run, network, source) if found else _other_images(run, source, network)
+
+
+def _same_images(run: Run, source: Source) -> tuple[int, bool]:
+    """How many images of the run's test split `source` holds, and whether these are all.
+
+    The address, the class and the content must be the same; for a run of an older version, which recorded no content,
+    nothing is.
+    """
+    wanted = {row.address: row.sha256 for row in run.splits() if row.part == "test"}
+    part, missing = run.found("test", source)
+
+    def is_same(i: int) -> bool:
+        expected = wanted[part.addresses[i]]
+        try:
+            return expected != "" and hashlib.sha256(part.encoded(i)).hexdigest() == expected
+        except (OSError, tf.errors.OpError):
+            return False
+
+    same = sum(scan.in_parallel(is_same, range(len(part)), "looking for the run's test split"))
+    return same, same == len(part) and not missing
+
+
+def _other_images(run: Run, source: Source, network: str) -> Subject:
+    """All images of `source` whose classes the run knows, by their names."""
     known = {name: i for i, name in enumerate(run.class_names)}
     labels = np.asarray([known.get(name, -1) for name in source.class_names], np.int64)[source.labels]
     if (labels < 0).all():
         raise UserError(
-            f"--data={data} must have a class of the run: {', '.join(run.class_names[:_LISTED])}. "
-            f"Received: {', '.join(source.class_names[:_LISTED])}. Name its folders or labels like the run's classes."
+            f"--data={printable(source.name)} must have a class of the run: {shortened(run.class_names)}. "
+            f"Received: {shortened(source.class_names)}. Name its folders or labels like the run's classes."
         )
     notes = _unknown(source, known, labels)
     matched = replace(source, labels=labels, class_names=run.class_names).take(np.flatnonzero(labels >= 0))
-    readable, bad = _readable(matched)
-    part = Part(readable, run.config.image_size or 0, models.find(run.config.model).channels)
-    return Subject(run, part, printable(data), network, False, (*notes, *bad))
+    readable, digests, bad = _readable(matched)
+    subject = Subject(run, run.as_part(readable), printable(source.name), network, False, (*notes, *bad))
+    try:
+        own = run.source
+    except UserError:
+        own = None
+    return _supported(subject, own, digests)
+
+
+def _supported(subject: Subject, own: Source | None, digests: Sequence[str] = ()) -> Subject:
+    """`subject` with those of the run's validation and training images that `own` still holds.
+
+    Args:
+        subject: without them.
+        own: the run's images, or what is left of them; None where they can't be found.
+        digests: SHA-256 of the images of `subject`, to count those that were trained on where no copies can be found.
+    """
+    val, val_missing = _at_hand(subject.run, "val", own)
+    train, train_missing = _at_hand(subject.run, "train", own)
+    notes = [
+        *caveats.of_missing("Calibration", "validation", len(val or ()), val_missing),
+        *caveats.of_missing("The search for copies", "training", len(train or ()), train_missing),
+    ]
+    trained = {row.sha256 for row in subject.run.splits() if row.part == "train" and row.sha256}
+    if not train and (known := sum(digest in trained for digest in digests)):
+        notes.append(
+            f"{known:,} of these {len(digests):,} images were trained on: they have the same SHA-256 as one in the "
+            "training split. Take them away."
+        )
+    return replace(subject, notes=(*subject.notes, *notes), val=val, train=train)
+
+
+def _at_hand(run: Run, name: str, own: Source | None) -> tuple[Part | None, int]:
+    """The images of a split that `own` holds, None for none, and how many it lacks."""
+    if own is None:
+        return None, sum(row.part == name for row in run.splits())
+    part, missing = run.found(name, own)
+    return part or None, len(missing)
 
 
 def assess(subject: Subject, predictor: Predictor, batch_size: int) -> Assessment:
     """Predicts the subject's pictures once and measures everything about the answers."""
-    run = subject.run
     predictions = predictor(subject.part, batch_size, "predicting the pictures")
-    val = run.part("val")
-    validation = predictor(_spread(val, _MOST_VALIDATION_PICTURES), batch_size, "predicting validation pictures")
-    temperature = calibration.fit_temperature(validation.labels, validation.probabilities)
+    temperature = _temperature(subject.val, predictor, batch_size)
     rescaled = None if temperature is None else calibration.rescale(predictions.probabilities, temperature)
-    all_train = run.part("train")
-    train = _spread(all_train, _MOST_COMPARED)
+    train = subject.train and _spread(subject.train, _MOST_COMPARED)
     headers = [read_header(subject.part.encoded(i)) for i in evenly(np.arange(len(subject.part)), _MOST_HEADERS)]
     typical_px = float(np.median([max(header.width, header.height) for header in headers]))
-    copies = duplicates.compare(subject.part, train, typical_px)
+    copies = duplicates.compare(subject.part, train, typical_px) if train else []
     numbers = {
         "pictures_of": subject.pictures,
         "network": subject.network,
-        **_numbers(subject, predictions, all_train.labels),
+        **_numbers(subject, predictions),
         "temperature": temperature,
         "calibrated": _calibrated(subject, predictions, rescaled),
-        "copies_in_training": len(copies),
+        "copies_in_training": len(copies) if train else None,
     }
     warnings = [
         *subject.notes,
         *caveats.of_metrics(numbers, numbers["baseline"]),
-        *caveats.of_duplicates(len(copies), len(subject.part), len(train), len(all_train)),
+        *caveats.of_duplicates(len(copies), len(subject.part), len(train or ()), len(subject.train or ())),
     ]
     return Assessment(subject, predictions, {**numbers, "warnings": warnings}, rescaled, copies, train, headers)
 
 
-def _numbers(subject: Subject, predictions: Predictions, train_labels: np.ndarray) -> dict[str, Any]:
+def _temperature(val: Part | None, predictor: Predictor, batch_size: int) -> float | None:
+    if val is None:
+        return None
+    validation = predictor(_spread(val, _MOST_VALIDATION_PICTURES), batch_size, "predicting validation pictures")
+    return calibration.fit_temperature(validation.labels, validation.probabilities)
+
+
+def _numbers(subject: Subject, predictions: Predictions) -> dict[str, Any]:
     names = subject.class_names
-    train_counts = np.bincount(train_labels, minlength=len(names))
+    trained = Counter(row.label for row in subject.run.splits() if row.part == "train")
+    train_counts = np.asarray([trained[name] for name in subject.run.class_names])
     numbers = metrics.classification(predictions.labels, predictions.probabilities, names)
     numbers["baseline"] = metrics.baseline(predictions.labels, train_counts, names)
     numbers["brightness"] = None
@@ -161,17 +252,16 @@ def _unknown(source: Source, known: dict[str, int], labels: np.ndarray) -> list[
     ]
 
 
-def _readable(source: Source) -> tuple[Source, list[str]]:
+def _readable(source: Source) -> tuple[Source, list[str], list[str]]:
+    """What can be read, the SHA-256 of each image in it, and a note on the others."""
     inspections = scan.scan(source)
     good = [i for i, inspection in enumerate(inspections) if not inspection.problem]
-    if len(good) == len(source):
-        return source, []
     listed = scan.list_bad(source, inspections)
     if not good:
         raise UserError(f"{source.name} must hold a whole JPEG, PNG, GIF or BMP. Received none:\n{listed}")
-    return source.take(np.asarray(good)), [
-        f"{len(source) - len(good):,} files were left out for they are no whole pictures:\n{listed}"
-    ]
+    bad = len(source) - len(good)
+    notes = [f"{bad:,} files were left out for they are no whole pictures:\n{listed}"] if bad else []
+    return source.take(np.asarray(good)), [inspections[i].digest for i in good], notes
 
 
 def evenly(values: np.ndarray, most: int) -> np.ndarray:

@@ -30,6 +30,15 @@ def of_duplicates(pairs: int, tested: int, trained: int, all_trained: int) -> li
     ]
 
 
+def of_missing(what: str, split: str, left: int, missing: int) -> list[str]:
+    """A sentence when some or all of the run's images are not at hand, for `what` needs them."""
+    if not missing:
+        return []
+    if not left:
+        return [f"{what} was left out: the run's {missing:,} {split} images are not at hand."]
+    return [f"{what} used the {left:,} {split} images that are left; {missing:,} are missing."]
+
+
 def pictures_for(accuracy: float, doubt: float) -> int:
     """How many pictures narrow the 95 % interval of this accuracy to ± `doubt` (normal approximation)."""
     # Nobody's true accuracy is known to be 1, and its variance of 0 would ask for no pictures at all.

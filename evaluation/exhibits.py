@@ -65,6 +65,8 @@ def evidence(assessment: Assessment, model: keras.Model) -> dict[str, list[Exhib
 def copies(assessment: Assessment) -> list[dict[str, Any]]:
     """The most similar pairs of a test and a training picture."""
     part, train = assessment.subject.part, assessment.train
+    if train is None:
+        return []
     return [
         {
             "test": svg.thumbnail(part.encoded(i)),
@@ -77,10 +79,10 @@ def copies(assessment: Assessment) -> list[dict[str, Any]]:
     ]
 
 
-def augmented(part: Part, level: str, seed: int) -> list[str]:
-    """Nine versions of the first training picture as training sees it; empty where nothing is augmented."""
+def augmented(part: Part | None, level: str, seed: int) -> list[str]:
+    """Nine versions of the first training picture as training sees it; empty without augmentation or image."""
     random_layers = layers(level)
-    if not random_layers:
+    if not random_layers or part is None:
         return []
     pixels = _pixels(part, [0])
     draws = tf.random.stateless_uniform((_VERSIONS, num_draws(random_layers)), (seed, 0))

@@ -12,6 +12,7 @@ from sklearn import metrics as sk
 from evaluation import calibration
 
 CONFIDENCE_LEVEL = 0.95
+_SHARES = ("precision", "recall", "f1")
 
 # A chart of the best three of four classes would say little; these are where people begin to ask for it.
 _TOP_K_FROM_CLASSES = {20: 5, 6: 3}
@@ -20,7 +21,9 @@ _TOP_K_FROM_CLASSES = {20: 5, 6: 3}
 def classification(labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
     """All numbers of one classifier on one part, ready for JSON.
 
-    What is not defined (the ROC-AUC where a class is missing, the precision of a class never predicted) is None.
+    A class that occurs but is never predicted has precision 0, and one that is predicted but never occurs recall 0, as
+    in scikit-learn with `zero_division=0`; F1 follows. A class that neither occurs nor is predicted has None and
+    is left out of the means. What is not defined, such as the ROC-AUC where a class is missing, is None.
 
     Args:
         labels: int class indices, shape `(pictures,)`, one picture at least.
@@ -36,20 +39,23 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, class_names: t
     predicted = probabilities.argmax(axis=1)
     indices = np.arange(len(class_names))
     low, high = wilson(int((predicted == labels).sum()), len(labels))
-    columns = sk.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=np.nan)
+    columns = sk.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
+    concerned = np.union1d(labels, predicted)
     return {
         "pictures": len(labels),
         "accuracy": number(sk.accuracy_score(labels, predicted)),
         "accuracy_low": low,
         "accuracy_high": high,
-        "balanced_accuracy": _mean(columns[1]),
+        "balanced_accuracy": number(columns[1][np.unique(labels)].mean()),
         "top_k": _top_k(labels, probabilities),
         **_ranking(labels, probabilities),
         "log_loss": number(sk.log_loss(labels, probabilities, labels=indices)),
         "brier": _brier(labels, probabilities),
         "ece": number(calibration.expected_error(labels, probabilities)),
-        "macro": {name: _mean(values) for name, values in zip(("precision", "recall", "f1"), columns, strict=False)},
-        "classes": [_class(name, *row) for name, *row in zip(class_names, *columns, strict=True)],
+        "macro": {name: number(values[concerned].mean()) for name, values in zip(_SHARES, columns, strict=False)},
+        "classes": [
+            _class(name, i in concerned, *row) for i, name, *row in zip(indices, class_names, *columns, strict=True)
+        ],
         "confusion": sk.confusion_matrix(labels, predicted, labels=indices).tolist(),
     }
 
@@ -129,12 +135,7 @@ def _brier(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
     return number(sk.brier_score_loss(labels, probabilities, labels=np.arange(classes)))
 
 
-def _mean(values: np.ndarray) -> float | None:
-    """Over the classes where it is defined."""
-    defined = values[np.isfinite(values)]
-    return number(defined.mean()) if len(defined) else None
-
-
-def _class(name: str, precision: float, recall: float, f1: float, support: int) -> dict[str, Any]:
-    values = {"precision": number(precision), "recall": number(recall), "f1": number(f1)}
-    return {"name": name, **values, "support": int(support)}
+def _class(name: str, is_concerned: bool, *values: float) -> dict[str, Any]:
+    *shares, support = values
+    known = {share: number(value) if is_concerned else None for share, value in zip(_SHARES, shares, strict=True)}
+    return {"name": name, **known, "support": int(support)}

@@ -58,6 +58,48 @@ def test_other_pictures_are_judged_by_the_saved_model_without_touching_the_runs_
     assert not (copy / "report" / "index.html").exists() and not (copy / "README.md").exists()
 
 
+@pytest.fixture
+def bereft(copy: pathlib.Path) -> pathlib.Path:
+    """The run after the images that its record names have gone from there."""
+    record = json.loads((copy / "config.json").read_text())
+    record["flags"]["data"] = str(copy.parent / "nowhere" / "photos")
+    (copy / "config.json").write_text(json.dumps(record))
+    return copy
+
+
+def test_images_that_have_moved_give_the_runs_own_report_and_card(
+    bereft: pathlib.Path, run: Run, tmp_path: pathlib.Path
+) -> None:
+    moved = shutil.copytree(run.config.data, tmp_path / "moved")
+    done = evaluate(f"--run={bereft}", f"--data={moved}")
+    assert done.returncode == 0, done.stderr
+    assert f"on 24 images of the run's own test split, found in {moved}: " in done.stdout
+    assert (bereft / "report" / "index.html").exists() and (bereft / "README.md").exists()
+    assert "left out" not in done.stdout
+
+
+def test_other_images_are_judged_where_the_training_images_are_gone(
+    bereft: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    write_pictures(tmp_path / "new", 4, first=700)
+    done = evaluate(f"--run={bereft}", f"--data={tmp_path / 'new'}")
+    assert done.returncode == 0, done.stderr
+    assert f"on 8 other images of {tmp_path / 'new'}: " in done.stdout
+    assert "Warning: Calibration was left out: the run's 16 validation images are not at hand." in done.stdout
+    assert "Warning: The search for copies was left out: the run's 40 training images are not at hand." in done.stdout
+    assert not (bereft / "report" / "index.html").exists() and not (bereft / "README.md").exists()
+
+
+def test_an_evaluation_that_must_fail_predicts_nothing(bereft: pathlib.Path, run: Run, tmp_path: pathlib.Path) -> None:
+    moved = pathlib.Path(shutil.copytree(run.config.data, tmp_path / "moved"))
+    gone = next(row.address for row in run.splits() if row.part == "test")
+    (moved / gone).unlink()
+    done = evaluate(f"--run={bereft}", f"--data={moved}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Received 23 of its images, unchanged, and not the others" in done.stderr
+    assert "predicting" not in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_run_is_not_better_than_itself(run: Run, copy: pathlib.Path) -> None:
     done = evaluate("--compare", str(copy), run.path)
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ import keras
 from data.local_file import replacing_from_local
 from models import weights
 from models.local_copy import local_copy
-from training.run import MODEL, read_history
+from training.run import MODEL, read_history, recorded_checksums
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,16 @@ class Kept:
 def keep(run_dir: str, model: keras.Model, loss: float, epoch: int | None = None) -> None:
     """Replaces model.keras; loss and epoch go along as the comment of the zip archive, which Keras skips.
 
+    So do the checksums of the run's labels.txt and splits.csv, by which the model of another run is told.
+
     Raises:
         UserError: the disk is full, or the place can't be written to.
     """
     with replacing_from_local(os.path.join(run_dir, MODEL)) as file:
         model.save(file)
         with zipfile.ZipFile(file, "a") as archive:
-            archive.comment = json.dumps({"val_loss": loss, "epoch": epoch}).encode()
+            noted = {"val_loss": loss, "epoch": epoch, "sha256": recorded_checksums(run_dir)}
+            archive.comment = json.dumps(noted).encode()
 
 
 def kept(run_dir: str) -> Kept:

@@ -149,7 +149,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
         UserError: a value is outside its range, or two flags contradict each other.
     """
     spec = models.find(config.model)
-    _check_ranges(config)
+    check_ranges(config)
     weights = config.weights if config.weights is not None else "imagenet" if spec.weights else "none"
     config = dataclasses.replace(config, weights=weights, image_size=config.image_size or spec.image_size)
     models.check_image_size(config.model, config.image_size or 0)
@@ -169,7 +169,8 @@ def _default_learning_rate(config: TrainConfig) -> float:
     return LEARNING_RATE_FINE_TUNING if config.pretrained else LEARNING_RATE_FROM_SCRATCH
 
 
-def _check_ranges(config: TrainConfig) -> None:
+def check_ranges(config: TrainConfig) -> None:
+    """Raises `UserError` for a value outside its range or its set."""
     for name, (low, high) in _RANGES.items():
         value = getattr(config, name)
         if value is None:

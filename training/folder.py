@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import math
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from training import checkpoint
 from training.config import EXTENDABLE, TrainConfig
 from training.examples import Examples
 from training.run import CHECKPOINT, CONFIG, LABELS, MODEL, SPLITS, TEST, Run, write_json, write_splits
+from training.run_files import SCHEMA, SplitRow, checksums
 
 _LOCK = ".lock"
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
@@ -40,9 +42,9 @@ def start(config: TrainConfig, examples: Examples, model: keras.Model, command: 
     with _locked(run_dir):
         _check_is_free(run_dir)
         try:
-            write_splits(run_dir, examples.source, examples.parts)
+            write_splits(run_dir, examples.source, examples.parts, examples.digests)
             write_text(os.path.join(run_dir, LABELS), "".join(f"{name}\n" for name in examples.source.class_names))
-            write_json(os.path.join(run_dir, CONFIG), _record(config, examples, model, command, found))
+            write_json(os.path.join(run_dir, CONFIG), _record(config, run_dir, examples, model, command, found))
         except BaseException:
             _clear(run_dir, is_new)
             raise
@@ -88,13 +90,13 @@ def reopen(config: TrainConfig, examples: Examples, command: str = "") -> Iterat
         _check_can_go_on(run, changes)
         remove_left_over(run.path)
         checkpoint.remove_left_over(run.path)
-        rows = [(row.address, row.label, row.part) for row in run.splits()]
-        labels = [examples.source.class_names[label] for label in examples.source.labels]
-        if rows != list(zip(examples.source.addresses, labels, examples.parts, strict=True)):
+        if not _are_the_same(run.splits(), examples):
             raise UserError(
                 f"--resume needs the pictures that {run.path} was started with. Those in {printable(config.data)} have "
                 "changed since. Put them back, or start a new run with another --run_dir."
             )
+        if any(math.isfinite(float(row["val_loss"])) for row in run.history()):
+            run.check_model()
         if changes:
             _extend(run, changes, command)
         yield run.path
@@ -130,6 +132,16 @@ def _extend(run: Run, changes: dict[str, Any], command: str) -> None:
     write_json(run.file(CONFIG), details | {"flags": details["flags"] | changes, "continued_by": continued})
 
 
+def _are_the_same(rows: list[SplitRow], examples: Examples) -> bool:
+    """Whether address, class, split and content are those of the start; an older version didn't record the content."""
+    labels = [examples.source.class_names[label] for label in examples.source.labels]
+    columns = (examples.source.addresses, labels, examples.parts, examples.digests)
+    now = [SplitRow(*values) for values in zip(*columns, strict=True)]
+    if not all(row.sha256 for row in rows):
+        now = [row._replace(sha256="") for row in now]
+    return rows == now
+
+
 def finish(run: Run, metrics: dict[str, float], seconds: float) -> None:
     """Writes what the best epoch gave on the test part, and how long training took."""
     write_json(run.file(CONFIG), run.details() | {"training_seconds": round(seconds, 1)})
@@ -137,9 +149,10 @@ def finish(run: Run, metrics: dict[str, float], seconds: float) -> None:
 
 
 def _record(
-    config: TrainConfig, examples: Examples, model: keras.Model, command: str, found: list[str]
+    config: TrainConfig, run_dir: str, examples: Examples, model: keras.Model, command: str, found: list[str]
 ) -> dict[str, Any]:
     return {
+        "schema": SCHEMA,
         "flags": dataclasses.asdict(config),
         "command": command,
         "seed": config.seed,
@@ -148,6 +161,7 @@ def _record(
         "git_commit": _git_commit(),
         "parameters": model.count_params(),
         "skipped_pictures": [{"address": address, "reason": reason} for address, reason in examples.skipped],
+        "sha256": checksums(run_dir),
     }
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import functools
 import io
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -19,23 +18,17 @@ import tensorflow as tf
 import models
 from data import load as sources
 from data.files import read_text, write_text
+from data.names import printable, shortened
 from data.pipeline import Files, ordered_batches
 from data.source import Source
 from errors import UserError
 from models import weights
+from training import model_file, run_files
 from training.config import TrainConfig
+from training.run_files import SplitRow
 
 CONFIG, SPLITS, HISTORY, CURVES = "config.json", "splits.csv", "history.csv", "curves.png"
 MODEL, LABELS, TEST, CHECKPOINT = "model.keras", "labels.txt", "test.json", "checkpoint"
-
-
-@dataclass(frozen=True)
-class SplitRow:
-    """One line of `splits.csv`: a picture, the name of its class, and `train`, `val`, `test` or `unused`."""
-
-    address: str
-    label: str
-    part: str
 
 
 @dataclass(frozen=True)
@@ -79,10 +72,10 @@ class Run:
 
     @classmethod
     def open(cls, path: str) -> Run:
-        """Opens the folder that `train.py` wrote.
+        """Opens the folder that `train.py` wrote, after a look at each file of text in it.
 
         Raises:
-            UserError: there is no such folder, or it is not one of a run.
+            UserError: there is no such folder, it is not one of a run, or a file in it is missing or was changed.
         """
         for name in (CONFIG, LABELS):
             if not tf.io.gfile.exists(os.path.join(path, name)):
@@ -90,8 +83,26 @@ class Run:
                     f"--run must be the folder of a run that train.py has written, such as runs/NAME. "
                     f"Received: --run={path}, which has no {name}."
                 )
-        class_names = tuple(read_text(os.path.join(path, LABELS)).splitlines())
-        return cls(path, read_config(path), class_names)
+        names = run_files.read(os.path.join(path, LABELS), run_files.parse_labels)
+        run = cls(path, read_config(path), names)
+        run._check_files()
+        return run
+
+    def _check_files(self) -> None:
+        """Looks at what this program may not need either: the answer to a damaged folder should be the same in all."""
+        checksums = self._checksums
+        if checksums:
+            run_files.check_unchanged(self.file(LABELS), run_files.parse_labels, checksums[LABELS])
+            run_files.check_unchanged(self.file(SPLITS), run_files.parse_splits, checksums[SPLITS])
+        else:
+            run_files.check_classes(self.file(LABELS), self.class_names, self.splits())
+        self.history()
+        self.test_metrics()
+
+    @property
+    def _checksums(self) -> dict[str, str]:
+        """Of the files that don't change after the start; empty in a run of an older version."""
+        return self.details().get("sha256", {})
 
     def file(self, name: str) -> str:
         """The path of the artefact `name`."""
@@ -99,50 +110,70 @@ class Run:
 
     def details(self) -> dict[str, Any]:
         """All of config.json: flags, versions, git commit, devices, command, parameters, seconds of training."""
-        return json.loads(read_text(self.file(CONFIG)))
+        return run_files.read(self.file(CONFIG), run_files.parse_config)
 
     def load_model(self) -> keras.Model:
         """The network at its best epoch, not compiled.
 
         Raises:
-            UserError: the run has not finished an epoch, or the file is damaged.
+            UserError: the run has not finished an epoch, or the file is damaged or of another run.
         """
-        if not tf.io.gfile.exists(self.file(MODEL)):
+        if not tf.io.gfile.exists(self.file(MODEL)) and not self.history():
             raise UserError(
                 f"{self.path} has no {MODEL}: the run hasn't finished its first epoch. "
                 f"Go on with it by `python train.py --resume --run_dir={self.path}`."
             )
-        return weights.load_trained(self.file(MODEL))
+        self.check_model()
+        model = weights.load_trained(self.file(MODEL))
+        model_file.check_fits(self.file(MODEL), model, self.config, len(self.class_names))
+        return model
+
+    def check_model(self) -> None:
+        """Raises `UserError` unless model.keras is there, whole, and of this run."""
+        model_file.check_whole(self.file(MODEL), self._checksums)
 
     def splits(self) -> list[SplitRow]:
-        """Every picture of the run with its class and part."""
-        rows = csv.reader(io.StringIO(read_text(self.file(SPLITS))))
-        next(rows)
-        return [SplitRow(*row) for row in rows]
-
-    def part(self, name: str) -> Part:
-        """The pictures of one part: `train`, `val` or `test`.
-
-        Raises:
-            UserError: the data set can't be found any more, or lacks a picture of the part.
-        """
-        source = self._source
-        places = {address: i for i, address in enumerate(source.addresses)}
-        rows = [row for row in self.splits() if row.part == name]
-        missing = [row.address for row in rows if row.address not in places]
-        if missing or source.class_names != self.class_names:
-            raise UserError(
-                f"--data={self.config.data} must still hold the pictures and classes that {self.path} was trained "
-                f"with. {len(missing)} of {len(rows)} pictures of the {name} part are missing: "
-                f"{', '.join(missing[:3]) or 'none'}; its classes are {', '.join(source.class_names[:10])}. "
-                "Put them back."
-            )
-        chosen = source.take(np.asarray([places[row.address] for row in rows], np.int64))
-        return Part(chosen, self.config.image_size or 0, models.find(self.config.model).channels)
+        """Every image of the run with its class and split."""
+        return self._rows
 
     @functools.cached_property
-    def _source(self) -> Source:
-        """Read once, for a data set in memory takes seconds to read."""
+    def _rows(self) -> list[SplitRow]:
+        return run_files.read(self.file(SPLITS), run_files.parse_splits)
+
+    def part(self, name: str) -> Part:
+        """The images of one split: `train`, `val` or `test`.
+
+        Raises:
+            UserError: the data set can't be found any more, or lacks an image of the split.
+        """
+        part, missing = self.found(name, self.source)
+        if missing:
+            raise UserError(
+                f"--data={printable(self.config.data)} must still hold the images and classes that {self.path} was "
+                f"trained with. {len(missing)} of {len(missing) + len(part)} images of the {name} split are missing: "
+                f"{shortened(missing)}. Put them back, or say where they are now by evaluate.py's --data."
+            )
+        return part
+
+    def found(self, name: str, source: Source) -> tuple[Part, list[str]]:
+        """The images of one split that `source` holds, by address and class, and the addresses of the others."""
+        labels = {label: i for i, label in enumerate(self.class_names)}
+        names = [source.class_names[label] for label in source.labels]
+        places = {key: i for i, key in enumerate(zip(source.addresses, names, strict=True))}
+        rows = [row for row in self.splits() if row.part == name]
+        here = [row for row in rows if (row.address, row.label) in places]
+        chosen = source.take(np.asarray([places[row.address, row.label] for row in here], np.int64))
+        own = replace(chosen, labels=np.asarray([labels[row.label] for row in here], np.int64))
+        missing = [row.address for row in rows if (row.address, row.label) not in places]
+        return self.as_part(replace(own, class_names=self.class_names)), missing
+
+    def as_part(self, source: Source) -> Part:
+        """The images of `source`, whose labels are the run's, in the size of its network."""
+        return Part(source, self.config.image_size or 0, models.find(self.config.model).channels)
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """The run's own data set. Read once, for one in memory takes seconds to read."""
         return sources.load(self.config.data, self.config.data_dir)
 
     def history(self) -> list[dict[str, str]]:
@@ -151,14 +182,20 @@ class Run:
 
     def test_metrics(self) -> dict[str, float]:
         """What test.json says; empty when the run hasn't finished."""
-        return json.loads(read_text(self.file(TEST))) if tf.io.gfile.exists(self.file(TEST)) else {}
+        if not tf.io.gfile.exists(self.file(TEST)):
+            return {}
+        return run_files.read(self.file(TEST), run_files.parse_metrics)
 
 
 def read_config(path: str) -> TrainConfig:
     """The flags of the run in `path`, defaults filled in."""
-    stored = json.loads(read_text(os.path.join(path, CONFIG)))["flags"]
-    known = {item.name for item in dataclasses.fields(TrainConfig)}
-    return TrainConfig(**{name: value for name, value in stored.items() if name in known})
+    return run_files.flags_of(run_files.read(os.path.join(path, CONFIG), run_files.parse_config))
+
+
+def recorded_checksums(path: str) -> dict[str, str]:
+    """Those of labels.txt and splits.csv in the config.json of the run in `path`; empty where it has none."""
+    file = os.path.join(path, CONFIG)
+    return json.loads(read_text(file)).get("sha256", {}) if tf.io.gfile.exists(file) else {}
 
 
 def write_json(path: str, value: Any) -> None:
@@ -166,11 +203,11 @@ def write_json(path: str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_splits(path: str, source: Source, parts: Iterable[str]) -> None:
-    """Writes splits.csv for the pictures of `source` into the run folder `path`."""
+def write_splits(path: str, source: Source, parts: Iterable[str], digests: Iterable[str]) -> None:
+    """Writes splits.csv for the images of `source`, with the SHA-256 of each, into the run folder `path`."""
     labels = (source.class_names[label] for label in source.labels)
-    rows = zip(source.addresses, labels, parts, strict=True)
-    write_text(os.path.join(path, SPLITS), _as_csv([("address", "label", "part"), *rows]))
+    rows = zip(source.addresses, labels, parts, digests, strict=True)
+    write_text(os.path.join(path, SPLITS), _as_csv([run_files.SPLIT_COLUMNS, *rows]))
 
 
 def write_history(path: str, history: list[dict[str, Any]]) -> None:
@@ -183,7 +220,7 @@ def write_history(path: str, history: list[dict[str, Any]]) -> None:
 def read_history(path: str) -> list[dict[str, str]]:
     """The rows of history.csv, numbers as text; empty before the first epoch has finished."""
     file = os.path.join(path, HISTORY)
-    return list(csv.DictReader(io.StringIO(read_text(file)))) if tf.io.gfile.exists(file) else []
+    return run_files.read(file, run_files.parse_history) if tf.io.gfile.exists(file) else []
 
 
 def _as_csv(rows: Iterable[Iterable[Any]]) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_fscore_support
 
 from evaluation import metrics
 
@@ -53,6 +54,31 @@ def test_a_missing_class_gives_none_and_no_warning() -> None:
     assert (found["roc_auc"], found["average_precision"]) == (None, None)
     assert found["classes"][1] == {"name": "dog", "precision": None, "recall": None, "f1": None, "support": 0}
     assert (found["accuracy"], found["balanced_accuracy"]) == (1, 1)
+
+
+def test_a_class_that_is_never_predicted_counts_with_precision_0() -> None:
+    """90 cats and 10 dogs, all called cat; scikit-learn's macro precision is 0.45, and its F1 0.474."""
+    labels = np.repeat([0, 1], [90, 10])
+    found = metrics.classification(labels, two_columns([0.1] * 100), NAMES)
+    assert found["macro"] == pytest.approx({"precision": 0.45, "recall": 0.5, "f1": 0.5 * 180 / 190})
+    assert found["classes"][1] == {"name": "dog", "precision": 0, "recall": 0, "f1": 0, "support": 10}
+
+
+@settings(deadline=None, max_examples=100)
+@given(classes=st.integers(2, 8), pictures=st.integers(1, 30), seed=st.integers(0, 999))
+def test_the_means_of_classes_are_those_of_scikit_learn(classes: int, pictures: int, seed: int) -> None:
+    """With few images, most draws lack a class among the labels, the predictions, or both."""
+    generator = np.random.default_rng(seed)
+    labels, predicted = generator.integers(0, classes, (2, pictures))
+    probabilities = np.eye(classes)[predicted] * 0.9 + 0.1 / classes
+    found = metrics.classification(labels, probabilities, tuple(map(str, range(classes))))
+    *wanted, _ = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
+    assert list(found["macro"].values()) == pytest.approx(wanted)
+    for name, mean in found["macro"].items():
+        shown = [row[name] for row in found["classes"] if row[name] is not None]
+        assert np.mean(shown) == pytest.approx(mean), "the mean is that of the column above it"
+    recalls = [row["recall"] for row in found["classes"] if row["support"]]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(recalls))
 
 
 def test_top_k_comes_with_many_classes() -> None:

@@ -85,7 +85,7 @@ def test_other_pictures_are_matched_by_the_name_of_their_class(run: Run, tmp_pat
     (tmp_path / "new" / "across").mkdir()
     (tmp_path / "new" / "across" / "0.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8), "PNG"))
     (tmp_path / "new" / "upright" / "broken.png").write_bytes(b"\x89PNG nothing more")
-    subject = assess.other_pictures(run, str(tmp_path / "new"), None, "model.keras")
+    subject = assess.subject_in(run, str(tmp_path / "new"), None, "model.keras")
     assert subject.part.labels.tolist() == [0] * 3 + [1] * 3
     assert not subject.is_own
     unknown, broken = subject.notes
@@ -97,7 +97,7 @@ def test_pictures_of_unknown_classes_only_are_refused(run: Run, picture_folder: 
     for name in ("lying", "upright"):
         (picture_folder / name).rename(picture_folder / name[:2])
     with pytest.raises(runs.UserError, match="must have a class of the run: lying, upright.*Received: ly, up"):
-        assess.other_pictures(run, str(picture_folder), None, "model.keras")
+        assess.subject_in(run, str(picture_folder), None, "model.keras")
 
 
 def test_the_model_card_says_what_a_stranger_must_know(assessment: Assessment) -> None:
@@ -135,7 +135,7 @@ def many_pictures(folder: pathlib.Path, classes: int, pictures: int) -> Assessme
     picture = encode(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8), "JPEG")
     source = Source("many", addresses, as_records([picture] * pictures), labels, names, False)
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names))
-    runs.write_splits(str(folder), source, ["test"] * pictures)
+    runs.write_splits(str(folder), source, ["test"] * pictures, [""] * pictures)
     runs.write_history(str(folder), [{"epoch": i, "phase": "all", "loss": 1 / i, "val_loss": 1 / i} for i in (1, 2)])
     flags = {"model": "lenet5", "data": "many", "image_size": 16, "augment": "basic"}
     details = {"flags": flags, "command": "x", "parameters": 1, "versions": {}, "devices": [], "git_commit": None}
@@ -182,7 +182,8 @@ def test_a_dense_network_with_two_heads_has_brightness_and_no_evidence(run: Run,
     keras.utils.set_random_seed(0)
     model = models.build("multitask", 2, image_size=8)
     subject = assess.own_test_part(run, "model.keras")
-    small = dataclasses.replace(subject, part=Part(subject.part.source, 8, 3))
+    part, val, train = (Part(part.source, 8, 3) for part in (subject.part, subject.val, subject.train) if part)
+    small = dataclasses.replace(subject, part=part, val=val, train=train)
     predictions = from_model(model)(small.part, 7, "predicting")
     pixels = next(iter(small.part.pixels(1))).numpy()
     assert predictions.brightness_targets[0] == pytest.approx(pixels.mean() / 255, abs=1e-6)

@@ -97,6 +97,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
     )
     source = digits.load()
     (path / runs.LABELS).write_text("".join(f"{name}\n" for name in source.class_names))
-    runs.write_splits(str(path), source, ["test" if i % 30 == 0 else "train" for i in range(len(source))])
+    runs.write_splits(
+        str(path), source, ["test" if i % 30 == 0 else "train" for i in range(len(source))], [""] * len(source)
+    )
     models.build("lenet5", 10).save(path / runs.MODEL)
     return runs.Run.open(str(path))

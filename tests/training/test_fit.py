@@ -249,7 +249,7 @@ def test_a_run_says_when_its_pictures_are_gone(picture_folder: pathlib.Path) -> 
     run = train(config(picture_folder, epochs=1), command="")
     gone = next(row.address for row in run.splits() if row.part == "test")
     (picture_folder / gone).unlink()
-    with pytest.raises(UserError, match=f"1 of 8 pictures of the test part are missing: {gone}"):
+    with pytest.raises(UserError, match=f"1 of 8 images of the test split are missing: {gone}"):
         Run.open(run.path).part("test")
 
 

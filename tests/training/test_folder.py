@@ -107,7 +107,11 @@ def changed(gathered: Examples, how: str) -> Examples:
     source = gathered.source
     if how == "a picture more":
         indices = [*range(len(source)), 0]
-        return dataclasses.replace(gathered, source=source.take(indices), parts=gathered.parts[indices])  # type: ignore[arg-type]
+        digests = [gathered.digests[i] for i in indices]
+        taken = source.take(indices)  # type: ignore[arg-type]
+        return dataclasses.replace(gathered, source=taken, parts=gathered.parts[indices], digests=digests)
+    if how == "another content":
+        return dataclasses.replace(gathered, digests=["0" * 64, *gathered.digests[1:]])
     if how == "another part":
         parts = gathered.parts.copy()
         parts[0] = "unused"
@@ -115,7 +119,7 @@ def changed(gathered: Examples, how: str) -> Examples:
     return dataclasses.replace(gathered, source=dataclasses.replace(source, labels=1 - source.labels))
 
 
-@pytest.mark.parametrize("how", ["a picture more", "another part", "other labels"])
+@pytest.mark.parametrize("how", ["a picture more", "another part", "other labels", "another content"])
 def test_a_resume_needs_the_same_pictures(
     picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path, how: str
 ) -> None:

@@ -1,0 +1,71 @@
+"""Whether model.keras is whole and belongs to its run."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import models
+from training.config import TrainConfig
+from training.run_files import DamagedError, refusing
+
+
+def check_whole(path: str, checksums: dict[str, str]) -> None:
+    """Checks the archive, and that it was saved in the run with these checksums of labels.txt and splits.csv.
+
+    Raises:
+        UserError: it is damaged, or of another run.
+    """
+    with refusing(path):
+        if not tf.io.gfile.exists(path):
+            raise DamagedError("no such file")
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file, zipfile.ZipFile(file) as archive:
+                damaged = _first_damaged(archive, file.size())
+                note = _note(archive)
+        except Exception as problem:  # A damaged archive can raise anything.
+            raise DamagedError("a file that is cut off or no model at all") from problem
+        if damaged:
+            raise DamagedError(f"an archive in which {damaged} is damaged")
+        # An older version of this program recorded nothing to compare with.
+        if checksums and note.get("sha256") != checksums:
+            raise DamagedError("the model of another run, by its note of that run's labels.txt and splits.csv")
+
+
+def check_fits(path: str, model: keras.Model, config: TrainConfig, num_classes: int) -> None:
+    """Raises `UserError` unless `model` takes the images and gives the classes that its run's other files say."""
+    spec = models.find(config.model)
+    size = config.image_size or spec.image_size
+    expected = (size, size, spec.channels)
+    received = tuple(model.get_layer("backbone").input_shape[1:])
+    with refusing(path):
+        if any(side not in (None, wanted) for side, wanted in zip(received, expected, strict=False)):
+            raise DamagedError(f"a model of images of shape {received}, where config.json says {expected}")
+        outputs = model.compute_output_spec(keras.KerasTensor((1, *expected)), training=False)
+        heads = outputs if isinstance(outputs, dict) else {"class": outputs}
+        logits = heads["class"].shape[-1] if "class" in heads else 0
+        if set(heads) != set(spec.heads) or logits != (1 if num_classes == 2 else num_classes):
+            raise DamagedError(
+                f"a model with {logits} logits and the heads {', '.join(heads)}, which do not fit the {num_classes} "
+                f"classes in labels.txt and the heads {', '.join(spec.heads)}"
+            )
+
+
+def _first_damaged(archive: zipfile.ZipFile, size: int) -> str | None:
+    """The name of the first member that fails its checksum.
+
+    Keras compresses nothing. What would unpack to more than the file is not read here; reading the model refuses it.
+    """
+    return archive.testzip() if sum(member.file_size for member in archive.infolist()) <= size else None
+
+
+def _note(archive: zipfile.ZipFile) -> dict[str, Any]:
+    try:
+        note = json.loads(archive.comment)
+    except ValueError:
+        return {}
+    return note if isinstance(note, dict) else {}
