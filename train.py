@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import sys
 import time
 
@@ -12,6 +13,7 @@ from absl import flags
 
 import errors
 import startup
+import wording
 from training import flags as training_flags
 from training.config import TrainConfig, resolved
 
@@ -28,9 +30,10 @@ def main(argv: list[str]) -> None:
     startup.load_tensorflow()
     from training.fit import train
 
-    run = train(config, command=" ".join([os.path.basename(sys.executable), *sys.argv]))
+    run = train(config, command=shlex.join([os.path.basename(sys.executable), *sys.argv]))
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in run.test_metrics().items())
-    print(f"Test: {metrics}.\nResults: {run.path}. Look closer with `python evaluate.py --run={run.path}`.")
+    closer = wording.command("evaluate.py", f"--run={run.path}")
+    print(f"Test: {metrics}.\nResults: {run.path}. Look closer with `{closer}`.")
 
 
 def _config() -> TrainConfig:
@@ -44,12 +47,15 @@ def _config() -> TrainConfig:
 def _stored(run_dir: str) -> TrainConfig:
     """The flags that an interrupted run was started with; others on this command line may only repeat them."""
     startup.load_tensorflow()
-    from training.run import CONFIG, Run
+    import tensorflow as tf
 
-    if os.path.isdir(run_dir) and not os.path.exists(os.path.join(run_dir, CONFIG)):
+    from training.run import CONFIG, LABELS, Run
+
+    missing = [name for name in (CONFIG, LABELS) if not tf.io.gfile.exists(os.path.join(run_dir, name))]
+    if missing:
         raise errors.UserError(
-            f"--resume needs a run that has begun. Received: --run_dir={run_dir}, which has no {CONFIG}: "
-            "the run was stopped before its first step. Run the same command without --resume."
+            f"--resume needs a run that has begun. Received: --run_dir={run_dir}, which has no {missing[0]}: "
+            "there is none, or it was stopped before its first step. Run the same command without --resume."
         )
     stored = Run.open(run_dir).config
     given = training_flags.given()
@@ -71,4 +77,4 @@ def _new_run_dir(config: TrainConfig) -> str:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    errors.run(main, outlives_output=True)

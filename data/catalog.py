@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+import wording
 from data import tfrecords
 from data.crew import ALONE, Crew
 from data.source import Source
@@ -72,7 +73,7 @@ def _find(tfds: Any, name: str, data_dir: str | None) -> Any:
         raise UserError(
             "--data must be a folder with one sub-folder a class, a .csv of path,label, a TensorFlow Datasets name "
             f"such as cats_vs_dogs or mnist, or digits. Received: --data={name}, which is no existing folder or file "
-            "and no TensorFlow Datasets name."
+            f"and no TensorFlow Datasets name.{wording.suggestion(name, tfds.list_builders(with_community_datasets=False))}"
         ) from error
 
 

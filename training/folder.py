@@ -8,9 +8,10 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Any
+from typing import IO, Any
 
 import keras
 import tensorflow as tf
@@ -25,6 +26,42 @@ from training.run import CONFIG, LABELS, SPLITS, TEST, Run, write_json, write_sp
 
 _LOCK = ".lock"
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
+
+
+def check(config: TrainConfig) -> None:
+    """Finds out what would keep a run from being written, before its images are looked at.
+
+    Raises:
+        UserError: the folder holds a run already, can't be written to, is in use, or its run has finished.
+    """
+    run_dir = config.run_dir or ""
+    if "://" not in run_dir:
+        _check_not_in_use(run_dir)
+        _check_takes_files(run_dir)
+    if config.resume:
+        _check_unfinished(Run.open(run_dir))
+    elif tf.io.gfile.isdir(run_dir):
+        _check_is_free(run_dir)
+
+
+def _check_not_in_use(run_dir: str) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        with open(os.path.join(run_dir, _LOCK), encoding="utf-8") as lock:
+            _lock(lock, fcntl.LOCK_SH, run_dir)
+
+
+def _check_takes_files(run_dir: str) -> None:
+    place = os.path.abspath(run_dir)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    try:
+        with explained(run_dir), tempfile.TemporaryDirectory(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--run_dir must be a folder that can be written to. Received: --run_dir={run_dir}. Nothing can be created "
+            f"in {place}: {error.strerror}. Pass another folder, such as runs/NAME."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -81,9 +118,7 @@ def reopen(config: TrainConfig, examples: Examples) -> Iterator[str]:
     """
     run = Run.open(config.run_dir or "")
     with _locked(run.path):
-        if run.test_metrics():
-            checkpoint.remove(run.path)
-            raise UserError(f"The run in {run.path} has finished; there is nothing to resume. Pass another --run_dir.")
+        _check_unfinished(run)
         remove_left_over(run.path)
         checkpoint.remove_left_over(run.path)
         rows = [(row.address, row.label, row.part) for row in run.splits()]
@@ -94,6 +129,12 @@ def reopen(config: TrainConfig, examples: Examples) -> Iterator[str]:
                 "changed since. Put them back, or start a new run with another --run_dir."
             )
         yield run.path
+
+
+def _check_unfinished(run: Run) -> None:
+    if run.test_metrics():
+        checkpoint.remove(run.path)
+        raise UserError(f"The run in {run.path} has finished; there is nothing to resume. Pass another --run_dir.")
 
 
 def finish(run: Run, metrics: dict[str, float], seconds: float) -> None:
@@ -138,10 +179,14 @@ def _locked(run_dir: str) -> Iterator[None]:
     with explained(path):
         lock = open(path, "w", encoding="utf-8")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"Another process is training in --run_dir={run_dir}. Wait for it, or pass another folder."
-            ) from error
+        _lock(lock, fcntl.LOCK_EX, run_dir)
         yield
+
+
+def _lock(lock: IO[str], kind: int, run_dir: str) -> None:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"Another process is training in --run_dir={run_dir}. Wait for it, or pass another folder."
+        ) from error

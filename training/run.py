@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 import models
+import wording
 from data import load as sources
 from data.files import read_text, write_text
 from data.pipeline import Files, ordered_batches
@@ -110,7 +111,7 @@ class Run:
         if not tf.io.gfile.exists(self.file(MODEL)):
             raise UserError(
                 f"{self.path} has no {MODEL}: the run hasn't finished its first epoch. "
-                f"Go on with it by `python train.py --resume --run_dir={self.path}`."
+                f"Go on with it by `{wording.command('train.py', '--resume', f'--run_dir={self.path}')}`."
             )
         return weights.load_trained(self.file(MODEL))
 
