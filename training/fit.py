@@ -168,9 +168,10 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> 
 def _announcement(phase: Phase, trainee: keras.Model, num_pictures: int) -> str:
     """What is about to happen; Keras decides about XLA by itself and tells nobody."""
     what = {"head": "a new head on a frozen backbone", "fine_tune": "everything, fine-tuned", "all": "everything"}
+    images = wording.counted(num_pictures, "image")
     return (
-        f"Training {what[phase.name]}: epochs {phase.first_epoch + 1} to {phase.last_epoch}, {num_pictures:,} "
-        f"pictures, learning rate {phase.learning_rate:g}, XLA {'on' if trainee.jit_compile else 'off'}."
+        f"Training {what[phase.name]}: epochs {phase.first_epoch + 1} to {phase.last_epoch}, {images}, "
+        f"learning rate {phase.learning_rate:g}, XLA {'on' if trainee.jit_compile else 'off'}."
     )
 
 

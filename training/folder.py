@@ -55,7 +55,7 @@ def _check_takes_files(run_dir: str) -> None:
     while not os.path.lexists(place):
         place = os.path.dirname(place)
     try:
-        with explained(run_dir), tempfile.TemporaryDirectory(dir=place):
+        with explained(place), tempfile.TemporaryDirectory(dir=place):
             pass
     except OSError as error:
         raise UserError(
