@@ -103,3 +103,5 @@ def _send_nowhere(descriptor: int) -> None:
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
+    # Or the next process would begin without it.
+    os.set_inheritable(descriptor, True)

@@ -48,6 +48,8 @@ def test_a_signal_stops_after_the_step_and_saves(pictures: pathlib.Path, number:
     code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
     assert code == 0, log
     assert log.count(STEP) == 6 - step
+    # The bar of what is left would start at 1 again without a word.
+    assert ("Resuming epoch 1 after step 2 of 3: 1 step left." in log) == (step == 2)
     assert [row["epoch"] for row in Run.open(wanted.run_dir or "").history()] == ["1", "2"]
 
 
