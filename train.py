@@ -55,7 +55,7 @@ def _stored(run_dir: str) -> TrainConfig:
     if missing:
         raise errors.UserError(
             f"--resume needs a run that has begun. Received: --run_dir={run_dir}, which has no {missing[0]}: "
-            "there is none, or it was stopped before its first step. Run the same command without --resume."
+            "there is none, or the run was stopped before its first step. Run the same command without --resume."
         )
     stored = Run.open(run_dir).config
     given = training_flags.given()

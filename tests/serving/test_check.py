@@ -25,7 +25,7 @@ def test_a_served_run_answers_as_the_run_does(run, ask, capsys: pytest.CaptureFi
     assert list(differences) == list(run.part("test").addresses)
     assert max(differences.values()) <= 1e-5
     assert check.report(differences, 1e-5) == 0
-    assert "60 test pictures" in capsys.readouterr().out
+    assert "60 test images" in capsys.readouterr().out
 
 
 def test_a_difference_is_found_and_named(run, ask, capsys: pytest.CaptureFixture) -> None:
