@@ -10,6 +10,7 @@ from absl import flags
 
 import errors
 import startup
+import wording
 
 if TYPE_CHECKING:
     from evaluation.assess import Assessment, Subject
@@ -55,7 +56,7 @@ def _check(positional: list[str]) -> None:
     if _COMPARE.value and (_RUN.value or _DATA.value or _EXPORT.value or len(positional) < 2):
         raise errors.UserError(
             "--compare takes two folders of runs or more, and none of --run, --data and --export. "
-            f"Received {len(positional)} folders. Example: evaluate.py --compare runs/A runs/B."
+            f"Received {wording.counted(len(positional), 'folder')}. Example: evaluate.py --compare runs/A runs/B."
         )
     if not _COMPARE.value and not _RUN.value:
         raise errors.UserError("evaluate.py needs --run=FOLDER, or --compare RUN RUN ... Received neither.")
@@ -102,9 +103,9 @@ def _summary(assessment: Assessment) -> str:
     numbers = assessment.numbers
     low, high = tables.percent(numbers["accuracy_low"]), tables.percent(numbers["accuracy_high"])
     base = numbers["baseline"]
+    noun = "image" if assessment.subject.is_own else "other image"
     paragraphs = [
-        f"Accuracy on {numbers['pictures']:,} {'' if assessment.subject.is_own else 'other '}images of "
-        f"{numbers['pictures_of']}: "
+        f"Accuracy on {wording.counted(numbers['pictures'], noun)} of {numbers['pictures_of']}: "
         f"{tables.percent(numbers['accuracy'])} (95 % interval: {low} to {high}).\n"
         f'Always "{base["class"]}": {tables.percent(base["accuracy"])}.',
         tables.per_class(numbers),

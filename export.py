@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -51,7 +53,11 @@ def main(argv: list[str]) -> None:
     else:
         from serving import other_formats
 
-        print(f"Wrote {other_formats.export(run, _FORMAT.value, _EXPORT_DIR.value)}")
+        with warnings.catch_warnings():
+            # Keras 3.15's copy of tf2onnx asks NumPy for it and copes; removable when it no longer asks.
+            warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+            path = other_formats.export(run, _FORMAT.value, _EXPORT_DIR.value)
+        print(f"Wrote {path}")
 
 
 def _publish(run: Run) -> None:
@@ -62,7 +68,7 @@ def _publish(run: Run) -> None:
     print(
         f"Published version {number} of {run.config.model} ({len(run.class_names)} classes) in {base}\n"
         f"Serve it with TensorFlow Serving {SERVER_VERSION}:\n"
-        f"  MODEL_DIR={base} docker compose -f serving/docker-compose.yml up\n"
+        f"  MODEL_DIR={shlex.quote(base)} docker compose -f serving/docker-compose.yml up\n"
         "Ask it:\n"
         "  python -m serving.client --server=localhost:8500 photos/"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -49,12 +48,7 @@ def main(argv: list[str]) -> int:
     paths = prediction_rows.find(argv[1:])
     if not paths:
         raise errors.UserError(f"There must be a picture at least. Received no file in: {', '.join(argv[1:])}.")
-    try:
-        broken = _write(_predict(run, paths), paths, run)
-    except BrokenPipeError:
-        # `| head` has read enough. What Python still holds back must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    broken = _write(_predict(run, paths), paths, run)
     if broken:
         print(f"{broken:,} of {len(paths):,} files could not be read.", file=sys.stderr)
     return 1 if broken == len(paths) else 0

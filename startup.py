@@ -1,42 +1,70 @@
-"""Importing TensorFlow without its greeting."""
+"""Importing TensorFlow without its greeting, and keeping it quiet about what the program says itself.
+
+As a script, this file passes its standard input on but for such lines.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import os
+import signal
+import subprocess
 import sys
-import tempfile
 
-# Printed at every start, whatever TF_CPP_MIN_LOG_LEVEL says (tensorflow#100442); removable when a release is silent.
-_GREETING = (
-    "All log messages before absl::InitializeLog()",
-    "oneDNN custom operations are on",
-    "Could not find cuda drivers on your machine",
-    "failed call to cuInit",
-    "This TensorFlow binary is optimized to use available CPU instructions",
+_QUIET = (
+    # Printed at every start, whatever TF_CPP_MIN_LOG_LEVEL says (tensorflow#100442); removable in a silent release.
+    b"All log messages before absl::InitializeLog()",
+    b"oneDNN custom operations are on",
+    b"Could not find cuda drivers on your machine",
+    b"failed call to cuInit",
+    b"This TensorFlow binary is optimized to use available CPU instructions",
+    # libjpeg's, of a file that it doesn't name. The scan names those that can't be decoded.
+    b"Corrupt JPEG data: ",
+    b"Premature end of JPEG ",
 )
+_LAST_LINES_SECONDS = 2.0
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices; what that prints on stderr is shown but for the usual greeting.
+    """Imports TensorFlow and looks for devices; what its C++ part prints is shown but for the usual lines."""
+    _filter_messages()
+    import tensorflow as tf
 
-    Messages about GPU libraries that are missing, and errors, still appear.
-    """
+    tf.config.list_physical_devices()
+
+
+@functools.cache
+def _filter_messages() -> None:
+    """Lets a process of its own read descriptor 2: it shows the last words of one that crashes, too."""
     sys.stderr.flush()
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            caught.seek(0)
-            _show(caught.read().decode("utf-8", "replace"))
+    reading, writing = os.pipe()
+    # Where no process can be spared, the messages are shown as they come.
+    with contextlib.suppress(OSError):
+        process = subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=reading, stdout=stderr)
+        os.dup2(writing, 2)
+        atexit.register(_end, process, stderr)
+    os.close(reading)
+    os.close(writing)
 
 
-def _show(text: str) -> None:
-    lines = [line for line in text.splitlines() if not any(known in line for known in _GREETING)]
-    if any(line.strip() for line in lines):
-        print("\n".join(lines), file=sys.stderr)
+def _end(process: subprocess.Popen, stderr: int) -> None:
+    os.dup2(stderr, 2)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_LAST_LINES_SECONDS)
+
+
+def _pass_on() -> None:
+    # It must outlive the process that it listens to.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    for line in sys.stdin.buffer:
+        if not any(known in line for known in _QUIET):
+            with contextlib.suppress(OSError):
+                os.write(1, line)
+
+
+if __name__ == "__main__":
+    _pass_on()

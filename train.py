@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import sys
 import time
 
@@ -12,6 +13,7 @@ from absl import flags
 
 import errors
 import startup
+import wording
 from training import flags as training_flags
 from training.config import EXTENDABLE, TrainConfig, resolved
 
@@ -28,9 +30,10 @@ def main(argv: list[str]) -> None:
     startup.load_tensorflow()
     from training.fit import train
 
-    run = train(config, command=" ".join([os.path.basename(sys.executable), *sys.argv]))
+    run = train(config, command=shlex.join([os.path.basename(sys.executable), *sys.argv]))
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in run.test_metrics().items())
-    print(f"Test: {metrics}.\nResults: {run.path}. Look closer with `python evaluate.py --run={run.path}`.")
+    closer = wording.command("evaluate.py", f"--run={run.path}")
+    print(f"Test: {metrics}.\nResults: {run.path}. Look closer with `{closer}`.")
 
 
 def _config() -> TrainConfig:
@@ -83,4 +86,4 @@ def _new_run_dir(config: TrainConfig) -> str:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    errors.run(main, outlives_output=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+import wording
 from data import tfrecords
 from data.crew import ALONE, Crew
 from data.source import Source
@@ -69,10 +70,11 @@ def _find(tfds: Any, name: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        meant = wording.suggestion(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(
             "--data must be a folder with one sub-folder a class, a .csv of path,label, a TensorFlow Datasets name "
             f"such as cats_vs_dogs or mnist, or digits. Received: --data={name}, which is no existing folder or file "
-            "and no TensorFlow Datasets name."
+            f"and no TensorFlow Datasets name.{meant}"
         ) from error
 
 

@@ -72,4 +72,4 @@ def _port_taken(error: Exception) -> errors.UserError:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    errors.run(main, outlives_output=True)

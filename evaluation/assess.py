@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+import wording
 from data import load as sources
 from data import scan
 from data.header import Header, read_header
@@ -247,8 +248,8 @@ def _unknown(source: Source, known: dict[str, int], labels: np.ndarray) -> list[
         return []
     more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
     return [
-        f"{(labels < 0).sum():,} of {len(labels):,} pictures were left out: the run doesn't know their classes, "
-        f"{', '.join(unknown[:_LISTED])}{more}."
+        f"Left out {(labels < 0).sum():,} of {wording.counted(len(labels), 'image')}: the run doesn't know their "
+        f"classes, {', '.join(unknown[:_LISTED])}{more}."
     ]
 
 
@@ -260,7 +261,7 @@ def _readable(source: Source) -> tuple[Source, list[str], list[str]]:
     if not good:
         raise UserError(f"{source.name} must hold a whole JPEG, PNG, GIF or BMP. Received none:\n{listed}")
     bad = len(source) - len(good)
-    notes = [f"{bad:,} files were left out for they are no whole pictures:\n{listed}"] if bad else []
+    notes = [f"Left out {wording.counted(bad, 'file')}, of which no image can be read:\n{listed}"] if bad else []
     return source.take(np.asarray(good)), [inspections[i].digest for i in good], notes
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import wording
+
 # Half the width of the 95 % interval that a claim about accuracy should have at most, as a fraction.
 LARGEST_DOUBT = 0.025
 _FEWEST_OF_A_CLASS = 20
@@ -51,9 +53,10 @@ def _on_size(model: dict[str, Any]) -> list[str]:
     if (high - low) / 2 <= LARGEST_DOUBT:
         return []
     wanted = max(pictures_for(model["accuracy"], LARGEST_DOUBT), model["pictures"] + 1)
+    images = wording.counted(model["pictures"], "image")
     return [
-        f"The test part is small: from {model['pictures']:,} pictures the accuracy is only known to lie between "
-        f"{100 * low:.1f} and {100 * high:.1f} %. About {wanted:,} pictures would give ±{100 * LARGEST_DOUBT:g} points."
+        f"The test part is small: from {images} the accuracy is only known to lie between {100 * low:.1f} and "
+        f"{100 * high:.1f} %. About {wanted:,} images would give ±{100 * LARGEST_DOUBT:g} points."
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+import wording
 from data.files import make_folder, write_text
 from data.names import printable
 from errors import UserError
@@ -86,7 +87,8 @@ def _shared_pictures(runs: list[Run]) -> list[Part]:
         if differing or run.class_names != runs[0].class_names:
             raise UserError(
                 "--compare needs runs with the same test pictures and classes. "
-                f"Received: {runs[0].path} with {len(parts[0])} and {run.path} with {len(part)} test pictures, "
+                f"Received: {runs[0].path} with {len(parts[0])} and {run.path} with "
+                f"{wording.counted(len(part), 'test image')}, "
                 f"{len({address for address, _ in differing})} of them not shared. "
                 "Train them on the same --data with the same --val_fraction and --test_fraction."
             )
@@ -108,8 +110,8 @@ def _check_same_content(first: Run, run: Run, part: Part, other: Part) -> None:
     differing = [a for i, a in enumerate(part.addresses) if part.encoded(i) != other.encoded(i)]
     if differing:
         raise UserError(
-            f"--compare needs runs with the same test pictures. {len(differing)} pictures such as "
-            f"{printable(differing[0])} differ between {first.config.data} and {run.config.data}."
+            f"--compare needs runs with the same test images. Not the same in {first.config.data} and "
+            f"{run.config.data}: {wording.counted(len(differing), 'image')}, such as {printable(differing[0])}."
         )
 
 

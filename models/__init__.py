@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 from typing import TYPE_CHECKING
 
+import wording
 from errors import UserError
 
 if TYPE_CHECKING:
@@ -152,7 +153,10 @@ REGISTRY: dict[str, ModelSpec] = {
 def find(name: str) -> ModelSpec:
     """The row of the registry for `name`; raises `UserError` listing the names when there is none."""
     if name not in REGISTRY:
-        raise UserError(f"--model must be one of {', '.join(sorted(REGISTRY))}. Received: --model={name}")
+        raise UserError(
+            f"--model must be one of {', '.join(sorted(REGISTRY))}. Received: --model={name}."
+            f"{wording.suggestion(name, REGISTRY)}"
+        )
     return REGISTRY[name]
 
 

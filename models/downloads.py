@@ -23,6 +23,17 @@ ANSWER_SECONDS = 10.0
 STALL_SECONDS = 15.0
 
 
+def check(spec: ModelSpec) -> None:
+    """Finds out whether `fetch` could give the backbone's file, without fetching it.
+
+    Raises:
+        UserError: it is not in the cache, and the server can't be reached.
+    """
+    file = spec.weights.backbone if spec.weights else None
+    if file and not any((folder / file.file_name).is_file() for folder in cache_folders()):
+        _check_reachable(spec, file)
+
+
 def fetch(spec: ModelSpec, include_head: bool) -> pathlib.Path:
     """The path of the model's published file, fetched if it is not in the cache.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import wording
 from errors import UserError
 from serving.metadata import Metadata
 from serving.transport import BusyError, Columns, Transport, WaitedError, refused
@@ -81,7 +82,8 @@ def classify(transport: Transport, pictures: list[bytes], patience: Patience) ->
     except (KeyError, ValueError, TypeError) as error:
         raise refused(transport.target, f"other outputs than expected ({error})") from error
     if len(answers) != len(pictures):
-        raise refused(transport.target, f"{len(answers)} answers to {len(pictures)} pictures")
+        received = f"{wording.counted(len(answers), 'answer')} to {wording.counted(len(pictures), 'image')}"
+        raise refused(transport.target, received)
     return answers
 
 

@@ -10,6 +10,7 @@ from absl import flags
 
 import errors
 import startup
+import wording
 from data.progress import progress
 from errors import UserError
 from serving import asking, connecting
@@ -80,11 +81,11 @@ def compare(
 def report(differences: dict[str, float], tolerance: float) -> int:
     """Prints what `compare` found; 1 when a difference is above `tolerance`."""
     wrong = {address: value for address, value in differences.items() if not value <= tolerance}
-    print(f"{len(differences)} test pictures, largest difference {max(differences.values()):.1e}")
+    print(f"{wording.counted(len(differences), 'test image')}, largest difference {max(differences.values()):.1e}")
     if not wrong:
         print(f"The server answers as the run does, within {tolerance:g}.")
         return 0
-    print(f"{len(wrong)} pictures differ by more than {tolerance:g}:")
+    print(f"More than {tolerance:g}, in {wording.counted(len(wrong), 'image')}:")
     for address in sorted(wrong, key=lambda address: -wrong[address])[:_LISTED]:
         print(f"  {address}: {'refused' if math.isinf(wrong[address]) else f'{wrong[address]:.1e}'}")
     return 1

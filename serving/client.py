@@ -95,11 +95,7 @@ def split(paths: list[str], batch_size: int) -> Iterator[list[str]]:
 def _print(text: str) -> None:
     # Names of classes and files can be in any script, wherever the output goes.
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # `| head` has read enough. What Python still holds back must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(text, flush=True)
 
 
 def _row(about: Metadata, path: str, answer: asking.Answer) -> table.Row:

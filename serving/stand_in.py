@@ -239,4 +239,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    errors.run(main)
+    errors.run(main, outlives_output=True)

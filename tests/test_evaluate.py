@@ -54,7 +54,7 @@ def test_other_pictures_are_judged_by_the_saved_model_without_touching_the_runs_
     assert done.returncode == 0, done.stderr
     numbers = json.loads((copy / "report" / "data-new-export-1" / "metrics.json").read_text())
     assert (numbers["pictures"], numbers["network"]) == (8, str(copy / "export" / "1"))
-    assert "Warning: 1 of 9 pictures were left out: the run doesn't know their classes, neither." in done.stdout
+    assert "Warning: Left out 1 of 9 images: the run doesn't know their classes, neither." in done.stdout
     assert not (copy / "report" / "index.html").exists() and not (copy / "README.md").exists()
 
 

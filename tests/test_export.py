@@ -35,7 +35,7 @@ def test_a_run_becomes_the_next_version(run, tmp_path: pathlib.Path) -> None:
 
 def test_wrong_flags_are_answered_quickly_and_in_words(tmp_path: pathlib.Path) -> None:
     for arguments, message in (
-        ((), "--run must have a value"),
+        ((), "--run must be given. Folder of the run"),
         ((f"--run={tmp_path}", "extra"), "Received: extra"),
         ((f"--run={tmp_path}", "--format=tflite", "--version=1"), "belong to --format=saved_model"),
         ((f"--run={tmp_path}", "--format=torch"), "saved_model|tflite|onnx"),
@@ -45,6 +45,13 @@ def test_wrong_flags_are_answered_quickly_and_in_words(tmp_path: pathlib.Path) -
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr and "Traceback" not in done.stderr
         assert time.monotonic() - start < 3
+
+
+def test_libraries_warn_of_nothing_that_the_user_could_change(run, tmp_path: pathlib.Path) -> None:
+    for package in ("onnx", "tf2onnx"):
+        pytest.importorskip(package, reason=f"{package} isn't installed (extra `onnx`)")
+    done = export(f"--run={run.path}", f"--export_dir={tmp_path}", "--format=onnx")
+    assert (done.returncode, done.stderr) == (0, f"Exporting {run.path} ...\n")
 
 
 def test_help_needs_no_tensorflow() -> None:

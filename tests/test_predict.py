@@ -152,7 +152,7 @@ def test_rows_for_programs(run: Run, photos: pathlib.Path, form: str) -> None:
 
 def test_wrong_flags_are_answered_quickly_and_in_words() -> None:
     for arguments, message in (
-        (("a.jpg",), "--run must have a value"),
+        (("a.jpg",), "--run must be given. Folder of the run"),
         (("--run=a",), "needs pictures or folders"),
         (("--run=a", "--format=xml", "b.jpg"), "table|csv|json"),
         (("--run=a", "--top_k=0", "b.jpg"), "top_k"),

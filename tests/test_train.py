@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
+
+from tests.conftest import write_photos
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -41,6 +47,42 @@ def test_a_wrong_path_is_answered_with_a_message(tmp_path: pathlib.Path) -> None
     result = run("train.py", "--model=lenet5", "--data=photos/", folder=tmp_path, expected=2)
     assert "--data=photos/ doesn't exist" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def bash(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    return subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_every_printed_command_can_be_pasted(tmp_path: pathlib.Path) -> None:
+    """Into a real shell, with names that it would read otherwise; and a closed pipe doesn't end the training."""
+    photos = write_photos(tmp_path / "my photos & co", 20)
+    train = [str(ROOT / "train.py"), "--model=lenet5", f"--data={photos}", "--run_dir=cats & 'dogs'"]
+    done = bash(f"set -o pipefail; {shlex.join([sys.executable, *train])} | head -1", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Devices: CPU. Precision: float32.\n", "")
+    run_dir = tmp_path / "cats & 'dogs'"
+    command = json.loads((run_dir / "config.json").read_text())["command"]
+    again = bash(command, tmp_path)
+    assert again.returncode == 2 and "--run_dir=cats & 'dogs' holds a run already" in again.stderr
+    shutil.rmtree(run_dir)
+    done = bash(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    hint = re.search("Look closer with `(.*)`", done.stdout)
+    assert hint
+    evaluated = bash(hint[1], tmp_path)
+    assert evaluated.returncode == 0 and (run_dir / "report" / "index.html").is_file(), evaluated.stderr
+    (run_dir / "model.keras").unlink()
+    refused = run("evaluate.py", "--run=cats & 'dogs'", folder=tmp_path, expected=2)
+    hint = re.search("Go on with it by `(.*)`", refused.stderr)
+    assert hint
+    resumed = bash(hint[1], tmp_path)
+    assert resumed.returncode == 2 and "The run in cats & 'dogs' has finished" in resumed.stderr
+
+
+def test_a_run_that_is_not_there_is_looked_for_where_the_user_said(tmp_path: pathlib.Path) -> None:
+    result = run("train.py", "--resume", "--run_dir=nope", folder=tmp_path, expected=2)
+    assert "--run_dir=nope" in result.stderr and "--run=" not in result.stderr
 
 
 @pytest.mark.slow

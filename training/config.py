@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import models
+import wording
 from errors import UserError
 from training import flag_checks
 
@@ -178,12 +179,15 @@ def check_ranges(config: TrainConfig) -> None:
         # Written so that NaN, which compares false with everything, is refused too.
         if not low <= value <= high or (value == 0 and name in _POSITIVE):
             least = f"above {low:g}" if name in _POSITIVE else f"at least {low:g}"
-            raise UserError(f"--{name} must be {least} and at most {high:g}. Received: --{name}={value}.")
+            raise UserError(f"--{name} must be {least} and at most {high:.10g}. Received: --{name}={value}.")
     for item in dataclasses.fields(config):
         choices = item.metadata["choices"]
         if choices and getattr(config, item.name) not in choices:
             received = getattr(config, item.name)
-            raise UserError(f"--{item.name} must be one of {', '.join(choices)}. Received: --{item.name}={received}.")
+            raise UserError(
+                f"--{item.name} must be one of {', '.join(choices)}. Received: --{item.name}={received}."
+                f"{wording.suggestion(str(received), choices)}"
+            )
 
 
 def _check_loss_weights(config: TrainConfig, spec: models.ModelSpec) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+import wording
 from data import load as sources
 from data import scan, split
 from data.crew import ALONE, Crew
@@ -78,7 +79,7 @@ def gather(config: TrainConfig, crew: Crew = ALONE) -> Examples:
     skipped = [(a, i.problem) for a, i in zip(source.addresses, inspections, strict=True) if i.problem]
     if skipped:
         print(
-            f"Training without {len(skipped)} of {len(source)} files that are no usable pictures:\n"
+            f"Training without {len(skipped):,} of {wording.counted(len(source), 'file')}, no usable image:\n"
             f"{scan.list_bad(source, inspections)}",
             file=sys.stderr,
         )
@@ -102,7 +103,11 @@ def _tell_of_copies(source: Source, digests: list[str]) -> None:
         if source.labels[i] != source.labels[j]:
             pairs.append(f"  {source.addresses[j]} and {source.addresses[i]}")
     if copies:
-        print(f"{copies:,} pictures are copies of others; copies stay in the same part.", file=sys.stderr)
+        what = "image is a copy of another" if copies == 1 else "images are copies of others"
+        print(f"{copies:,} {what}; copies stay in the same split.", file=sys.stderr)
     if pairs:
         listed = printable("\n".join(pairs[:10]))
-        print(f"{len(pairs):,} identical pictures have different labels:\n{listed}", file=sys.stderr)
+        print(
+            f"{wording.counted(len(pairs), 'pair')} of identical images with different labels:\n{listed}",
+            file=sys.stderr,
+        )

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 import keras
 
 import models
+import wording
 from data import service
 from data.names import printable, shortened
 from data.pipeline import Rows, Steps, steps_per_epoch, training_batches
-from models import weights
-from training import best, checkpoint, devices, distribution, examples, follower, transfer
+from models import downloads, weights
+from training import best, checkpoint, devices, distribution, examples, folder, follower, transfer
 from training.agreement import Agreement
 from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
@@ -50,12 +51,20 @@ def train(config: TrainConfig, command: str) -> Run:
     with team.explained(config.run_dir or ""), follower.set_apart(team, config) as config:
         print(f"Devices: {', '.join(found)}{team.described()}. Precision: {config.precision}.")
         team.agree_on("flags", follower.flags(config))
+        _check_places(config)
         gathered = examples.gather(config, team.crew)
         team.agree_on("pictures", follower.fingerprint(gathered))
         with team.strategy.scope():
             model = _build(config, gathered.source.class_names)
         team.synchronise(model)
         return _train(config, command, found, gathered, model, team)
+
+
+def _check_places(config: TrainConfig) -> None:
+    """What only the file system and the network can tell, before all images are looked at."""
+    folder.check(config)
+    if config.weights == "imagenet":
+        downloads.check(models.find(config.model))
 
 
 def _train(
@@ -211,10 +220,11 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> 
 def _announcement(phase: Phase, trainee: keras.Model, num_pictures: int) -> str:
     """What is about to happen; Keras decides about XLA by itself and tells nobody."""
     what = {"head": "the head on a frozen backbone", "fine_tune": "everything, fine-tuned", "all": "everything"}
+    images = wording.counted(num_pictures, "image")
     falling = ", falling to 0 along half a cosine" if phase.schedule == "cosine" else ""
     return (
-        f"Training {what[phase.name]}: epochs {phase.first_epoch + 1} to {phase.last_epoch}, {num_pictures:,} "
-        f"pictures, learning rate {phase.learning_rate:g}{falling}, XLA {'on' if trainee.jit_compile else 'off'}."
+        f"Training {what[phase.name]}: epochs {phase.first_epoch + 1} to {phase.last_epoch}, {images}, "
+        f"learning rate {phase.learning_rate:g}{falling}, XLA {'on' if trainee.jit_compile else 'off'}."
     )
 
 
@@ -260,11 +270,15 @@ def _fit(
     make = functools.partial(
         training_batches, train_rows, steps, level=level, targets=targets, elsewhere=job.elsewhere(train_rows)
     )
+    per_epoch = steps_per_epoch(train_rows, steps.batch_size)
+    if steps.first_step:
+        left = wording.counted(per_epoch - steps.first_step, "step")
+        print(f"Resuming epoch {steps.first_epoch + 1} after step {steps.first_step} of {per_epoch}: {left} left.")
     trainee.fit(
         job.team.batches(lambda share: make(share=share)),
         initial_epoch=steps.first_epoch,
         epochs=steps.last_epoch,
-        steps_per_epoch=steps_per_epoch(train_rows, steps.batch_size) - steps.first_step,
+        steps_per_epoch=per_epoch - steps.first_step,
         shuffle=False,
         validation_data=job.validation(trainee, val_rows),
         validation_steps=steps_per_epoch(val_rows, steps.batch_size),

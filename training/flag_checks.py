@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ def _check_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
             "--weights must be imagenet, none, or the path of a weights file. "
             f"Received: --weights={config.weights}, and there is no such file."
         )
+    _check_torch(config, spec)
     if config.freeze and not config.pretrained:
         raise UserError(
             "--freeze trains a new head on a backbone that has learnt something; random weights have not. Received: "
@@ -75,6 +77,18 @@ def _check_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
         raise UserError(
             "--fine_tune_epochs is a second phase after --freeze. Received: "
             f"--fine_tune_epochs={config.fine_tune_epochs} without --freeze. Pass --freeze, or use --epochs alone."
+        )
+
+
+def _check_torch(config: TrainConfig, spec: models.ModelSpec) -> None:
+    name = config.weights or ""
+    if name == "imagenet" and spec.weights:
+        name = spec.weights.backbone.file_name
+    if name.endswith((".pth", ".pt")) and importlib.util.find_spec("torch") is None:
+        raise UserError(
+            f"--weights={config.weights} for --model={config.model} is a file of torchvision, which only the package "
+            "torch can read. Install it with `pip install torch` (the CPU build will do), or pass Keras weights with "
+            "--weights=PATH, or --weights=none."
         )
 
 

@@ -9,9 +9,10 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Any
+from typing import IO, Any
 
 import keras
 import tensorflow as tf
@@ -27,6 +28,43 @@ from training.run_files import SCHEMA, SplitRow, checksums
 
 _LOCK = ".lock"
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
+
+
+def check(config: TrainConfig) -> None:
+    """Finds out what would keep a run from being written, before its images are looked at.
+
+    Raises:
+        UserError: the folder holds a run already, can't be written to, is in use, or its run has finished.
+    """
+    run_dir = config.run_dir or ""
+    if "://" not in run_dir:
+        _check_not_in_use(run_dir)
+        _check_takes_files(run_dir)
+    if config.resume:
+        run = Run.open(run_dir)
+        _check_can_go_on(run, _changes(run, config))
+    elif tf.io.gfile.isdir(run_dir):
+        _check_is_free(run_dir)
+
+
+def _check_not_in_use(run_dir: str) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        with open(os.path.join(run_dir, _LOCK), encoding="utf-8") as lock:
+            _lock(lock, fcntl.LOCK_SH, run_dir)
+
+
+def _check_takes_files(run_dir: str) -> None:
+    place = os.path.abspath(run_dir)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    try:
+        with explained(place), tempfile.TemporaryDirectory(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--run_dir must be a folder that can be written to. Received: --run_dir={run_dir}. Nothing can be created "
+            f"in {place}: {error.strerror}. Pass another folder, such as runs/NAME."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -84,9 +122,7 @@ def reopen(config: TrainConfig, examples: Examples, command: str = "") -> Iterat
     """
     run = Run.open(config.run_dir or "")
     with _locked(run.path):
-        changes = {
-            name: getattr(config, name) for name in EXTENDABLE if getattr(config, name) != getattr(run.config, name)
-        }
+        changes = _changes(run, config)
         _check_can_go_on(run, changes)
         remove_left_over(run.path)
         checkpoint.remove_left_over(run.path)
@@ -100,6 +136,11 @@ def reopen(config: TrainConfig, examples: Examples, command: str = "") -> Iterat
         if changes:
             _extend(run, changes, command)
         yield run.path
+
+
+def _changes(run: Run, config: TrainConfig) -> dict[str, Any]:
+    """The flags in which `config` wants more of the run than it was started for."""
+    return {name: getattr(config, name) for name in EXTENDABLE if getattr(config, name) != getattr(run.config, name)}
 
 
 def _check_can_go_on(run: Run, changes: dict[str, Any]) -> None:
@@ -185,10 +226,14 @@ def _locked(run_dir: str) -> Iterator[None]:
     with explained(path):
         lock = open(path, "w", encoding="utf-8")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"Another process is training in --run_dir={run_dir}. Wait for it, or pass another folder."
-            ) from error
+        _lock(lock, fcntl.LOCK_EX, run_dir)
         yield
+
+
+def _lock(lock: IO[str], kind: int, run_dir: str) -> None:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"Another process is training in --run_dir={run_dir}. Wait for it, or pass another folder."
+        ) from error

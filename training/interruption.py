@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, which end a run where it can be gone on with."""
+"""SIGTERM, SIGHUP and Ctrl-C, which end a run where it can be resumed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import wording
 from errors import UserError
 
 # Whether it is time, the signal that has come, and whether all know that it is time; see `training.agreement`.
 Agree = Callable[[bool, int | None, bool], tuple[bool, int | None]]
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RunInterruptedError(UserError):
@@ -33,7 +34,9 @@ class RunInterruptedError(UserError):
 
 
 class Signals:
-    """Takes note of SIGTERM and Ctrl-C from `with` on; a second Ctrl-C ends the process at once.
+    """Takes note of SIGTERM, SIGHUP and Ctrl-C from `with` on; a second Ctrl-C ends the process at once.
+
+    A SIGHUP that is ignored, as nohup has it, stays ignored.
 
     Args:
         run_dir: the run folder, for the way to go on.
@@ -52,7 +55,8 @@ class Signals:
         # Python lets only the main thread handle signals.
         if threading.current_thread() is threading.main_thread():
             for number in _NUMBERS:
-                self._previous[number] = signal.signal(number, self._note)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
@@ -92,7 +96,7 @@ class Signals:
         self.number = None
         return RunInterruptedError(
             f"Stopped by {signal.Signals(number).name} {place}. Go on with it by "
-            f"`python train.py --resume --run_dir={self._run_dir}`.",
+            f"`{wording.command('train.py', '--resume', f'--run_dir={self._run_dir}')}`.",
             number,
         )
 
@@ -102,8 +106,9 @@ class Signals:
         if self.number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
-        # Not `print`, which the signal may just have interrupted.
-        os.write(2, b"\nStopping after this step and saving. Ctrl-C stops at once, without saving.\n")
+        # Not `print`, which the signal may just have interrupted. After SIGHUP the terminal may be gone.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nStopping after this step and saving. Ctrl-C stops at once, without saving.\n")
 
 
 def alone(is_due: bool, number: int | None, is_certain: bool) -> tuple[bool, int | None]:

@@ -41,8 +41,9 @@ def main(argv: list[str]) -> int:
         subprocess.Popen([sys.executable, *command], env={**os.environ, "TF_CONFIG": place.as_config(), **gpus})
         for place, gpus in zip(places, devices, strict=True)
     ]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: _tell(processes, received))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda received, _: _tell(processes, received))
     return wait(processes, _GRACE_SECONDS.value)
 
 

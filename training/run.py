@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import models
+import wording
 from data import load as sources
 from data.files import read_text, write_text
 from data.names import printable, shortened
@@ -121,7 +122,7 @@ class Run:
         if not tf.io.gfile.exists(self.file(MODEL)) and not self.history():
             raise UserError(
                 f"{self.path} has no {MODEL}: the run hasn't finished its first epoch. "
-                f"Go on with it by `python train.py --resume --run_dir={self.path}`."
+                f"Go on with it by `{wording.command('train.py', '--resume', f'--run_dir={self.path}')}`."
             )
         self.check_model()
         model = weights.load_trained(self.file(MODEL))

@@ -43,6 +43,7 @@ def test_a_table_of_paths_and_labels(picture_folder: pathlib.Path) -> None:
     ("name", "message"),
     [
         ("no_such_thing", "no existing folder or file and no TensorFlow Datasets name"),
+        ("cats_vs_dog", "Did you mean cats_vs_dogs[?]"),
         ("no/such/folder", "doesn't exist"),
         ("table.csv", "doesn't exist"),
         ("coco", "one picture and one class label"),

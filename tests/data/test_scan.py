@@ -253,8 +253,8 @@ def test_identical_pictures_in_two_classes_are_told_and_stay_in_one_part(
     assert part["upright/copy.jpg"] == part["lying/00.jpg"]
     assert part["lying/copy.jpg"] == part["lying/01.jpg"]
     told = capsys.readouterr().err
-    assert "2 pictures are copies of others" in told
-    assert "1 identical pictures have different labels:\n  lying/00.jpg and upright/copy.jpg" in told
+    assert "2 images are copies of others" in told
+    assert "1 pair of identical images with different labels:\n  lying/00.jpg and upright/copy.jpg" in told
 
 
 def test_pictures_that_are_all_identical_are_an_error(picture_folder: pathlib.Path) -> None:

@@ -22,9 +22,9 @@ def test_a_large_test_part_and_a_good_model_need_no_caveat() -> None:
 
 def test_a_small_test_part_is_named_with_the_size_that_would_do() -> None:
     (warning,) = said(96, 4)
-    assert "from 100 pictures" in warning and "90.2 and 98.4 %" in warning
+    assert "from 100 images" in warning and "90.2 and 98.4 %" in warning
     # 1.96² · 0.96 · 0.04 / 0.025²
-    assert "About 236 pictures" in warning
+    assert "About 236 images" in warning
 
 
 def test_a_model_no_better_than_the_largest_class_is_called_so() -> None:

@@ -75,7 +75,7 @@ def test_other_pictures_under_the_same_names_are_refused(run: Run, tmp_path: pat
     compare._shared_pictures([run, other])
     address = run.part("test").addresses[0]
     (photos / address).write_bytes(encode(np.zeros((9, 9, 3), np.uint8), "PNG"))
-    with pytest.raises(UserError, match="1 pictures such as .* differ between"):
+    with pytest.raises(UserError, match="Not the same in .*: 1 image, such as "):
         compare._shared_pictures([run, other])
 
 

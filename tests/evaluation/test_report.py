@@ -89,7 +89,7 @@ def test_other_pictures_are_matched_by_the_name_of_their_class(run: Run, tmp_pat
     assert subject.part.labels.tolist() == [0] * 3 + [1] * 3
     assert not subject.is_own
     unknown, broken = subject.notes
-    assert unknown.startswith("1 of 8 pictures were left out") and "across" in unknown
+    assert unknown.startswith("Left out 1 of 8 images: ") and "across" in unknown
     assert "upright/broken.png" in broken
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 
 import keras
@@ -30,6 +33,7 @@ from training.curves import plot_curves
 from training.run import Run, write_history, write_json
 
 Disk = Callable[[int], TinyDisk]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 ROW = {"epoch": 1, "phase": "all", "learning_rate": 1e-3, "seconds": 1.0, "loss": 0.5, "val_loss": 0.4}
 
@@ -131,6 +135,33 @@ def test_a_run_folder_that_cannot_be_written_leaves_nothing(
     assert code == 2 and "Traceback" not in text, text
     assert "can't be written: the " in text
     assert not (disk.path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate.py",
+        "export.py",
+        pytest.param("export.py --format=tflite", marks=pytest.mark.slow),
+        pytest.param("export.py --format=onnx", marks=pytest.mark.slow),
+    ],
+)
+def test_a_report_or_an_export_on_a_full_disk(
+    tiny_disk: Disk, pictures: pathlib.Path, tmp_path: pathlib.Path, command: str
+) -> None:
+    wanted = dataclasses.replace(config(pictures, "", model="lenet5", epochs=1), run_dir=str(tmp_path / "run"))
+    code, log = children.train(wanted)
+    assert code == 0, log
+    disk = tiny_disk(4000)
+    place = shutil.copytree(tmp_path / "run", disk.path / "run")
+    before = sorted(place.rglob("*.*"))
+    disk.fill(8192)
+    done = subprocess.run(
+        [sys.executable, *command.split(), f"--run={place}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "can't be written: the disk is full" in done.stderr
+    assert not [path for path in place.rglob("*.*") if path not in before and path.suffix != ".json"]
 
 
 def test_a_full_cache_is_said_before_anything_is_mapped(

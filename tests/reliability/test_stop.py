@@ -1,10 +1,11 @@
-"""SIGTERM, Ctrl-C, and a second process on the same folder."""
+"""SIGTERM, SIGHUP, Ctrl-C, and a second process on the same folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import pathlib
+import pty
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from tests.reliability import children
 from tests.reliability.children import PREPARED, STEP, VALIDATED, Fate
 from tests.reliability.test_kill import compare, config, start_from, undisturbed
 from training import checkpoint
+from training.interruption import Signals
 from training.run import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -26,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
     ("number", "step"),
     [
         (signal.SIGTERM, 2),
+        (signal.SIGHUP, 2),
         pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow, id="SIGTERM at the last step of an epoch"),
         pytest.param(signal.SIGTERM, 6, marks=pytest.mark.slow, id="SIGTERM at the last step of all"),
@@ -45,6 +48,8 @@ def test_a_signal_stops_after_the_step_and_saves(pictures: pathlib.Path, number:
     code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
     assert code == 0, log
     assert log.count(STEP) == 6 - step
+    # The bar of what is left would start at 1 again without a word.
+    assert ("Resuming epoch 1 after step 2 of 3: 1 step left." in log) == (step == 2)
     assert [row["epoch"] for row in Run.open(wanted.run_dir or "").history()] == ["1", "2"]
 
 
@@ -141,6 +146,36 @@ def test_one_command_line_starts_trains_on_and_ends(pictures: pathlib.Path, tmp_
     assert Run.open(str(place)).config.epochs == 2
     answer = _train(*flags, "--epochs=2")
     assert answer.returncode == 2 and "has finished; there is nothing to resume" in answer.stderr
+
+
+def test_a_lost_terminal_stops_a_training_that_nohup_does_not_protect(
+    pictures: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The terminal really goes: it hangs up, and whatever is printed from then on fails."""
+    place = tmp_path / "run"
+    flags = [f"--data={pictures}", f"--run_dir={place}", "--model=lenet5", "--epochs=100000", "--image_size=32"]
+    command = [sys.executable, str(ROOT / "train.py"), *flags]
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, command)
+    said = b""
+    while not (place / "history.csv").exists():
+        said += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP, said
+    progress = checkpoint.read_progress(str(place))
+    assert progress and progress.epoch >= 1
+
+
+def test_nohup_keeps_a_training_going(tmp_path: pathlib.Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals(str(tmp_path)) as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.number is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_ctrl_c_before_the_first_step_is_one_line(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:

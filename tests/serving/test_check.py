@@ -25,7 +25,7 @@ def test_a_served_run_answers_as_the_run_does(run, ask, capsys: pytest.CaptureFi
     assert list(differences) == list(run.part("test").addresses)
     assert max(differences.values()) <= 1e-5
     assert check.report(differences, 1e-5) == 0
-    assert "60 test pictures" in capsys.readouterr().out
+    assert "60 test images" in capsys.readouterr().out
 
 
 def test_a_difference_is_found_and_named(run, ask, capsys: pytest.CaptureFixture) -> None:
@@ -43,7 +43,7 @@ def test_a_difference_is_found_and_named(run, ask, capsys: pytest.CaptureFixture
     assert math.isinf(differences[second])
     assert check.report(differences, 1e-5) == 1
     printed = capsys.readouterr().out
-    assert "2 pictures differ" in printed and f"{second}: refused" in printed and f"{first}: 1.0e-02" in printed
+    assert "in 2 images:" in printed and f"{second}: refused" in printed and f"{first}: 1.0e-02" in printed
 
 
 def test_the_model_of_another_run_is_told_apart(run) -> None:

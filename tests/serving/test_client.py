@@ -196,7 +196,7 @@ def test_odd_answers_become_words(status: int, body: bytes, message: str) -> Non
 def test_an_answer_too_few_is_noticed() -> None:
     columns = {"label": ["a"], "score": [1.0], "probabilities": [[1.0, 0.0]], "error": [""]}
     with web_server(200, json.dumps({"outputs": columns}).encode()) as address:
-        with pytest.raises(UserError, match="1 answers to 2 pictures"):
+        with pytest.raises(UserError, match="1 answer to 2 images"):
             asking.classify(Rest(Target(address, "darkroom")), [b"", b""], SOON)
 
 

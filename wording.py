@@ -1,0 +1,34 @@
+"""Parts of messages: commands that can be pasted, counts, and what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import sys
+from collections.abc import Iterable
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def command(script: str, *arguments: str) -> str:
+    """A shell command that runs a script of this program, from the current folder and whatever its arguments hold.
+
+    Args:
+        script: such as `train.py`.
+        arguments: as the script shall get them.
+    """
+    path = script if os.getcwd() == _HERE else os.path.join(_HERE, script)
+    return shlex.join([os.path.basename(sys.executable) or "python", path, *arguments])
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def suggestion(received: str, legal: Iterable[str]) -> str:
+    """` Did you mean resnet50?` for `ResNet50`; empty where nothing legal is like it."""
+    names = {name.lower(): name for name in legal}
+    close = difflib.get_close_matches(received.lower(), names, n=1)
+    return f" Did you mean {names[close[0]]}?" if close else ""
