@@ -127,7 +127,7 @@ def _predict(run: str, place: pathlib.Path) -> tuple[dict[str, dict[str, str]], 
             file.seek(0)
         if process.returncode not in (0, 1):
             raise UserError(f"predict.py ended with exit code {process.returncode}: {told.read()[-2000:]}")
-        rows = {os.path.basename(row["picture"]): row for row in csv.DictReader(said)}
+        rows = {os.path.basename(row["image"]): row for row in csv.DictReader(said)}
     warm = sizes[int(_WARM_SHARE * len(sizes)) :]
     tenth = max(1, len(warm) // 10)
     return rows, max(warm[-tenth:]) / max(warm[:tenth]) - 1

@@ -22,9 +22,10 @@ from absl import flags
 
 import errors
 import models
+from benchmarks import table
 from data.decode import decode
 from data.folder import load as load_folder
-from serving import asking, export, local_server, stand_in, table, wire
+from serving import asking, export, local_server, stand_in, wire
 from serving.metadata import Metadata
 from serving.publish import publish
 from serving.transport import Grpc, Rest, Target, request_body
@@ -57,9 +58,9 @@ def main(argv: list[str]) -> None:
         loaded = tf.saved_model.load(path)
         batch = (pictures * options.batch_size)[: options.batch_size]
         print(f"{options.model}, {spec.image_size} px, batch {len(batch)}, in process ({_ROUNDS} rounds):\n")
-        print(table.render(in_process(model, loaded, batch, about), "table"), flush=True)
+        print(table.as_text(in_process(model, loaded, batch, about)), flush=True)
         print(f"\nOne request of one picture (median of {len(pictures)}):\n")
-        print(table.render(request_sizes(pictures, about), "table"), flush=True)
+        print(table.as_text(request_sizes(pictures, about)), flush=True)
         clients = [int(count) for count in options.clients]
         rows = [
             {"server": name, **row}
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
             for row in over_the_wire(addresses, pictures, about, clients, options.seconds)
         ]
         print("\nOver the wire, one picture a request:\n")
-        print(table.render(rows, "table"))
+        print(table.as_text(rows))
 
 
 def read_pictures(folder: str | None) -> list[bytes]:
@@ -86,7 +87,7 @@ def read_pictures(folder: str | None) -> list[bytes]:
     return made
 
 
-def in_process(model: keras.Model, loaded: Any, batch: Sequence[bytes], about: Metadata) -> list[table.Row]:
+def in_process(model: keras.Model, loaded: Any, batch: Sequence[bytes], about: Metadata) -> list[table.Cells]:
     """Time of the bare model and of the exported graph, measured in turns so that all meet the same noise.
 
     CPU time counts all threads, and changes less than the clock's when other programs run beside.
@@ -117,7 +118,7 @@ def _timed(calls: dict[str, Callable[[], Any]]) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in times.items()}
 
 
-def _compared(times: dict[str, np.ndarray]) -> list[table.Row]:
+def _compared(times: dict[str, np.ndarray]) -> list[table.Cells]:
     """A row a call, compared with the first one."""
     wall = {name: values[:, 0] for name, values in times.items()}
     cpu = {name: float(np.median(values[:, 1])) for name, values in times.items()}
@@ -135,7 +136,7 @@ def _compared(times: dict[str, np.ndarray]) -> list[table.Row]:
     ]
 
 
-def request_sizes(pictures: Sequence[bytes], about: Metadata) -> list[table.Row]:
+def request_sizes(pictures: Sequence[bytes], about: Metadata) -> list[table.Cells]:
     """Bytes of a request in four forms, against the JPEG file's."""
     ways = {
         "gRPC, JPEG bytes": lambda picture: wire.predict_request(
@@ -146,7 +147,7 @@ def request_sizes(pictures: Sequence[bytes], about: Metadata) -> list[table.Row]
         "HTTP, pixels as JSON floats": lambda picture: pixels_body(picture, about, np.float32),
     }
     files = float(np.median([len(picture) for picture in pictures]))
-    rows: list[table.Row] = [{"form": "the JPEG file", "kB": files / 1000, "of the file": 1.0}]
+    rows: list[table.Cells] = [{"form": "the JPEG file", "kB": files / 1000, "of the file": 1.0}]
     for name, make in ways.items():
         size = float(np.median([len(make(picture)) for picture in pictures]))
         rows.append({"form": name, "kB": size / 1000, "of the file": size / files})
@@ -162,7 +163,7 @@ def pixels_body(picture: bytes, about: Metadata, kind: type) -> bytes:
 
 def over_the_wire(
     addresses: tuple[str, str], pictures: list[bytes], about: Metadata, clients: list[int], seconds: float
-) -> Iterator[table.Row]:
+) -> Iterator[table.Cells]:
     """Latency in ms and pictures a second for each way of asking and each number of clients."""
     for name, make in _ways(addresses, pictures, about).items():
         for count in clients:

@@ -8,11 +8,12 @@ import pathlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
 Measure = Callable[[], float]
+Cells = Mapping[str, str | float]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,23 @@ def as_markdown(title: str, unit: str, rows: list[Row], *, compare: str) -> str:
         for row in rows
     ]
     return "\n".join(lines) + "\n"
+
+
+def as_text(rows: Sequence[Cells]) -> str:
+    """Rows that have the same keys as aligned lines below a header, numbers with four decimals."""
+    columns = list(rows[0])
+    cells = [columns, *([_cell(row[key]) for key in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    is_number = [all(isinstance(row[key], int | float) for row in rows) for key in columns]
+    lines = [
+        "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(*line, strict=True))
+        for line in ((row, widths, is_number) for row in cells)
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: str | float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def machine() -> dict[str, str]:

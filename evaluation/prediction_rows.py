@@ -87,7 +87,7 @@ class Reader:
         number = 0
         for path, picture in zip(paths, pixels, strict=True):
             if isinstance(picture, str):
-                yield Row(printable(path), error=picture)
+                yield Row(path, error=picture)
             else:
                 yield self._row(path, answers, number)
                 number += 1
@@ -97,7 +97,7 @@ class Reader:
         best = np.argsort(-probabilities, kind="stable")[: self.top_k]
         named = tuple((printable(self.class_names[i]), float(probabilities[i])) for i in best)
         estimate = float(answers["brightness"][number]) if "brightness" in answers else None
-        return Row(printable(path), named, estimate)
+        return Row(path, named, estimate)
 
 
 def _read_local(path: str) -> bytes | str:

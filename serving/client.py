@@ -1,10 +1,15 @@
-"""Asks a served model about pictures: `python -m serving.client --server=localhost:8500 photos/`."""
+"""Asks a served model about images: `python -m serving.client --server=localhost:8500 photos/`.
+
+Exit code: 0 when every image was answered, 1 when some or all were not, 2 when the command is wrong or no server
+answers.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
+from itertools import chain
 
 from absl import flags
 
@@ -12,7 +17,7 @@ import errors
 from data.limits import LARGEST_BYTES, TOO_MANY_BYTES
 from data.progress import progress
 from errors import UserError
-from serving import asking, connecting, table
+from serving import answers, asking, connecting
 from serving.metadata import Metadata
 
 _MOST_BYTES_A_REQUEST = 32 * 2**20
@@ -21,34 +26,33 @@ _MOST_BYTES_A_REQUEST = 32 * 2**20
 def define_flags() -> None:
     """Defines the client's flags."""
     connecting.define_flags()
-    flags.DEFINE_enum("format", "table", table.STYLES, "How to print the answers.")
+    answers.define_flags()
     flags.DEFINE_integer("parallel", 2, "Requests under way at a time, 1 or more.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
-    """Prints an answer for each picture; exit code 1 when all were refused."""
-    paths = find_pictures(argv[1:])
+    """Writes a row for each image; gives the exit code."""
     options = flags.FLAGS
+    answers.check_flags(options)
+    paths = find_pictures(argv[1:])
     transport, patience = connecting.connect(options, options.parallel)
     about = asking.metadata(transport, patience)
+    layout = answers.Layout(paths, about.class_names, "brightness" in about.heads)
     batches = list(split(paths, options.batch_size))
-    answers: list[asking.Answer] = []
     reads = [lambda batch=batch: [read(path) for path in batch] for batch in batches]
     answered = asking.classify_all(transport, reads, patience, options.parallel)
-    for some in progress(answered, len(batches), "asking (requests)"):
-        answers.extend(some)
-    _print(table.render([_row(about, *pair) for pair in zip(paths, answers, strict=True)], options.format))
-    refused = sum(bool(answer.error) for answer in answers)
-    if refused:
-        print(f"{refused} of {len(answers)} pictures were refused; see the column error.", file=sys.stderr)
-    return 1 if refused == len(answers) else 0
+    rows = (_row(about, path, answer) for path, answer in zip(paths, chain.from_iterable(answered), strict=True))
+    # On a terminal the rows themselves show the progress, and a second line would tear them.
+    return answers.write(rows if sys.stdout.isatty() else progress(rows, len(paths), "asking"), layout, options)
 
 
 def find_pictures(arguments: list[str]) -> list[str]:
     """The files that `arguments` name, and all visible files in the folders among them, sorted.
 
+    A path that doesn't exist is kept: it gets a row of its own.
+
     Raises:
-        UserError: nothing is named, a path doesn't exist, or a folder is empty.
+        UserError: nothing is named, or no file is in the folders.
     """
     if not arguments:
         raise UserError("Name pictures or folders of pictures: python -m serving.client --server=HOST:PORT photos/")
@@ -59,18 +63,29 @@ def find_pictures(arguments: list[str]) -> list[str]:
 
 
 def read(path: str) -> bytes:
-    """The file's bytes; empty for one that can't be a picture, which the server then refuses."""
-    if os.path.getsize(path) > LARGEST_BYTES:
+    """The file's bytes; empty for one that can't be read or be an image, which the server then refuses."""
+    if unreadable(path):
         return b""
-    with open(path, "rb") as file:
-        return file.read()
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def unreadable(path: str) -> str:
+    """Why the file isn't sent; empty for one that is."""
+    # Opening a named pipe would wait for ever.
+    if not os.path.isfile(path):
+        return "not a file" if os.path.exists(path) else "no such file"
+    if not os.access(path, os.R_OK):
+        return "can't be read: permission denied"
+    return TOO_MANY_BYTES if os.path.getsize(path) > LARGEST_BYTES else ""
 
 
 def _below(argument: str) -> list[str]:
-    if os.path.isfile(argument):
-        return [argument]
     if not os.path.isdir(argument):
-        raise UserError(f"Pictures must be files or folders that exist. Received: {argument}")
+        return [argument]
     files = []
     for parent, folders, names in os.walk(argument):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -83,7 +98,7 @@ def split(paths: list[str], batch_size: int) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for path in paths:
-        bytes_ = min(os.path.getsize(path), LARGEST_BYTES)
+        bytes_ = 0 if unreadable(path) else os.path.getsize(path)
         if batch and (len(batch) == batch_size or size + bytes_ > _MOST_BYTES_A_REQUEST):
             yield batch
             batch, size = [], 0
@@ -92,26 +107,16 @@ def split(paths: list[str], batch_size: int) -> Iterator[list[str]]:
     yield batch
 
 
-def _print(text: str) -> None:
-    # Names of classes and files can be in any script, wherever the output goes.
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    print(text, flush=True)
-
-
-def _row(about: Metadata, path: str, answer: asking.Answer) -> table.Row:
-    row = {"picture": path, "label": answer.label, "score": answer.score}
-    if answer.brightness is not None:
-        row["brightness"] = answer.brightness
-    probabilities = dict(zip(about.class_names, answer.probabilities, strict=True))
-    return {**row, "probability": probabilities, "error": answer.error and reason(path, answer.error)}
-
-
-def reason(path: str, error: str) -> str:
-    """Why the file has no answer: what the server says, which does not get to see one that is too large."""
-    return TOO_MANY_BYTES if os.path.getsize(path) > LARGEST_BYTES else error
+def _row(about: Metadata, path: str, answer: asking.Answer) -> answers.Row:
+    if answer.error:
+        return answers.Row(path, error=unreadable(path) or answer.error)
+    named = zip(about.class_names, answer.probabilities, strict=True)
+    best_first = sorted(named, key=lambda pair: -pair[1])
+    return answers.Row(path, dict(best_first), answer.brightness)
 
 
 if __name__ == "__main__":
     define_flags()
     flags.adopt_module_key_flags(connecting)
+    flags.adopt_module_key_flags(answers)
     errors.run(main)

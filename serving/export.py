@@ -73,8 +73,8 @@ def save(model: keras.Model, folder: str, metadata: Metadata) -> None:
     """
     _check_classes(model, metadata)
     signatures = Signatures(model, metadata)
+    # The archive keeps the variables that its endpoints use; `track(model)` would store each a second time.
     archive = keras.export.ExportArchive()
-    archive.track(model)
     for name, spec in signatures.specs().items():
         archive.add_endpoint(name, getattr(signatures, name), input_signature=spec)
     archive.write_out(folder, verbose=False)

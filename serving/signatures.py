@@ -45,6 +45,9 @@ class Signatures:
             `label` (batch,) the likeliest class's name, `score` (batch,) its probability, `probabilities`
             (batch, classes) in the order of the class names; two heads: also `brightness` (batch,) in 0-1.
         """
+        size, channels = self.about.image_size, self.about.channels
+        # The server runs the graph on any shape whatever the signature says, and some kernels then end the process.
+        pixels = tf.ensure_shape(pixels, (None, size, size, channels))
         logits = self.model(tf.cast(pixels, tf.float32), training=False)
         row = {}
         if isinstance(logits, dict):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,14 +21,17 @@ def write(folder: str, metadata: Metadata) -> None:
     """Writes `assets.extra/tf_serving_warmup_requests` into the SavedModel in `folder`.
 
     An uncompressed TFRecord file of `PredictionLog` messages: each kind of file that is decoded by its own operation,
-    then batches. A request that fails would keep the server from loading the version, so there is no bad picture.
+    then batches, then the other signatures. A request that fails would keep the server from loading the version, so
+    there is no bad picture.
     """
     path = os.path.join(folder, FILE)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tf.io.TFRecordWriter(path) as writer:
         for pictures in _batches(metadata.image_size):
-            writer.write(_record("serving_default", "image_bytes", pictures, metadata.model))
-        writer.write(_record("metadata", "request", [b""], metadata.model))
+            writer.write(_record(wire.predict_request(metadata.model, "serving_default", "image_bytes", pictures)))
+        shape = (1, metadata.image_size, metadata.image_size, metadata.channels)
+        writer.write(_record(wire.pixels_request(metadata.model, shape, bytes(math.prod(shape)))))
+        writer.write(_record(wire.predict_request(metadata.model, "metadata", "request", [b""])))
 
 
 def _batches(image_size: int) -> list[list[bytes]]:
@@ -38,8 +43,8 @@ def _batches(image_size: int) -> list[list[bytes]]:
     return [[png], *([jpeg] * size for size in _BATCH_SIZES)]
 
 
-def _record(signature: str, name: str, values: list[bytes], model: str) -> bytes:
+def _record(request: Any) -> bytes:
     log = wire.PredictionLog()
     # The records run on the version they lie in, under whatever name it is served.
-    log.predict_log.request.CopyFrom(wire.predict_request(model, signature, name, values))
+    log.predict_log.request.CopyFrom(request)
     return log.SerializeToString()

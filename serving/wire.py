@@ -90,11 +90,24 @@ StatusResponse = _CLASSES["StatusResponse"]
 
 def predict_request(model: str, signature: str, name: str, values: list[bytes]) -> Any:
     """A PredictRequest that gives `signature` the strings `values`, shape (batch,), as its input `name`."""
+    request, tensor = _request(model, signature, name, STRING, (len(values),))
+    tensor.string_val.extend(values)
+    return request
+
+
+def pixels_request(model: str, shape: tuple[int, ...], pixels: bytes) -> Any:
+    """A PredictRequest that gives the signature `pixels` uint8 numbers of `shape`, in row-major order."""
+    request, tensor = _request(model, "pixels", "pixels", UINT8, shape)
+    tensor.tensor_content = pixels
+    return request
+
+
+def _request(model: str, signature: str, name: str, dtype: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
     request = PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
     tensor = request.inputs[name]
-    tensor.dtype = STRING
-    tensor.tensor_shape.dim.add(size=len(values))
-    tensor.string_val.extend(values)
-    return request
+    tensor.dtype = dtype
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+    return request, tensor

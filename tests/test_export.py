@@ -5,15 +5,15 @@ import pathlib
 import subprocess
 import sys
 import time
+import zipfile
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from errors import UserError
 from serving import other_formats
-from tests.serving.conftest import SIZE, run, tiny_model
+from tests.serving.conftest import SIZE, about, run, tiny_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 __all__ = ["run"]
@@ -61,20 +61,6 @@ def test_help_needs_no_tensorflow() -> None:
     assert "--keep_versions" in export("--help").stdout
 
 
-class FakeRun:
-    """What `other_formats.export` reads of a run."""
-
-    def __init__(self, model: keras.Model, path: pathlib.Path) -> None:
-        self.model = model
-        self.path = path
-
-    def load_model(self) -> keras.Model:
-        return self.model
-
-    def file(self, name: str) -> str:
-        return str(self.path / name)
-
-
 def pixels() -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 3)).astype(np.float32)
 
@@ -83,8 +69,8 @@ def pixels() -> np.ndarray:
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
 def test_tflite_gives_the_models_logits(tmp_path: pathlib.Path) -> None:
     model = tiny_model(3)
-    path = other_formats.export(FakeRun(model, tmp_path), "tflite")
-    assert path == str(tmp_path / "export" / "model.tflite")
+    path = str(tmp_path / "model.tflite")
+    other_formats.save(model, path, "tflite", about(("a", "b", "c")))
     interpreter = tf.lite.Interpreter(path)
     run_signature = interpreter.get_signature_runner()
     ((name, _),) = run_signature.get_input_details().items()
@@ -99,13 +85,23 @@ def test_onnx_gives_the_models_logits(tmp_path: pathlib.Path) -> None:
         pytest.importorskip(package, reason=f"{package} isn't installed (extra `onnx`)")
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime isn't installed (extra `onnx`)")
     model = tiny_model(3)
-    path = other_formats.export(FakeRun(model, tmp_path), "onnx", str(tmp_path))
+    path = str(tmp_path / "model.onnx")
+    other_formats.save(model, path, "onnx", about(("a", "b", "c")))
     session = onnxruntime.InferenceSession(path)
     (logits,) = session.run(None, {session.get_inputs()[0].name: pixels()})
     np.testing.assert_allclose(logits, model(pixels(), training=False), atol=1e-4)
 
 
-def test_missing_packages_are_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_becomes_one_file_that_names_its_classes(run) -> None:
+    done = export(f"--run={run.path}", "--format=tflite")
+    path = pathlib.Path(run.path, "export", "model.tflite")
+    assert (done.returncode, done.stdout) == (0, f"Wrote {path}\n"), done.stderr
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt").decode().split() == list(run.class_names)
+        assert json.loads(archive.read("metadata.json"))["image_size"] == 32
+
+
+def test_missing_packages_are_named(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(other_formats.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="--format=onnx needs the packages onnx and tf2onnx.*pip install onnx tf2onnx"):
-        other_formats.export(FakeRun(tiny_model(), tmp_path), "onnx")
+        other_formats.export(run, "onnx")

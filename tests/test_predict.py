@@ -95,7 +95,7 @@ def test_a_named_pipe_and_an_unreadable_name_are_rows_too(tmp_path: pathlib.Path
     reader = prediction_rows.Reader(8, 3, NAMES)
     odd_row, pipe = reader.rows(prediction_rows.find([str(tmp_path)]), by_brightness, 4)
     assert pipe.error == "not a file"
-    assert odd_row.path.endswith("caf\\xe9.png") and odd_row.answers[0][0] == "bright"
+    assert odd_row.path == odd and odd_row.answers[0][0] == "bright"
 
 
 @pytest.mark.parametrize("pictures", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -122,32 +122,47 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def test_a_table_for_people(run: Run, photos: pathlib.Path) -> None:
     done = predict(f"--run={run.path}", str(photos))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     header, *rows = done.stdout.splitlines()
-    assert header.split() == ["picture", "label", "probability", "error"]
+    assert header.split() == ["image", "label", "score", "error"]
     assert len(rows) == 10
     right = sum(pathlib.Path(row.split()[0]).parent.name == row.split()[1] for row in rows)
     assert right >= 7
     assert sum("not a picture" in row for row in rows) == 1
     assert len({row.index("%") for row in rows if "%" in row}) == 1
-    assert "1 of 10 files could not be read." in done.stderr
+    assert "1 of 10 images were not answered; see the column error." in done.stderr
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])
 def test_rows_for_programs(run: Run, photos: pathlib.Path, form: str) -> None:
-    done = predict(f"--run={run.path}", f"--format={form}", "--top_k=5", str(photos / "upright"), "nowhere.png")
-    assert done.returncode == 0, done.stderr
+    done = predict(f"--run={run.path}", f"--format={form}", str(photos / "upright"), "nowhere.png")
+    assert done.returncode == 1, done.stderr
     if form == "csv":
         rows = list(csv.DictReader(done.stdout.splitlines()))
-        assert list(rows[0]) == ["picture", "label", "probability", "label_2", "probability_2", "error"]
-        good = [(float(row["probability"]), float(row["probability_2"])) for row in rows if not row["error"]]
+        probabilities = [f"probability_{name}" for name in run.class_names]
+        assert list(rows[0]) == ["image", "label", "score", *probabilities, "error"]
+        good = [([float(row[name]) for name in probabilities], row) for row in rows if not row["error"]]
     else:
         rows = json.loads(done.stdout)
-        assert list(rows[0]) == ["picture", "answers", "error"]
-        good = [tuple(answer["probability"] for answer in row["answers"]) for row in rows if not row["error"]]
+        assert {tuple(row) for row in rows} == {("image", "label", "score", "probabilities", "error")}
+        good = [([row["probabilities"][name] for name in run.class_names], row) for row in rows if not row["error"]]
     assert [row["error"] for row in rows if row["error"]] == ["not a picture", "no such file"]
     assert len(good) == 4
-    assert all(first >= second and first + second == pytest.approx(1, abs=1e-5) for first, second in good)
+    for values, row in good:
+        assert sum(values) == pytest.approx(1, abs=1e-5)
+        assert row["label"] == run.class_names[int(np.argmax(values))] and float(row["score"]) == max(values)
+
+
+def test_the_exit_code_says_whether_every_image_was_answered(run: Run, photos: pathlib.Path) -> None:
+    good, bad = sorted((photos / "lying").iterdir()), [str(photos / "upright" / "300.png"), "nowhere.png"]
+    for paths, code, summary in (
+        (good, 0, ""),
+        ([*good, *bad], 1, f"2 of {len(good) + 2} images were not answered"),
+        (bad, 1, "2 of 2 images were not answered"),
+    ):
+        done = predict(f"--run={run.path}", "--format=json", *map(str, paths))
+        assert (done.returncode, len(json.loads(done.stdout))) == (code, len(paths)), done.stderr
+        assert summary in done.stderr and ("not answered" in done.stderr) == bool(code)
 
 
 def test_wrong_flags_are_answered_quickly_and_in_words() -> None:
@@ -156,6 +171,7 @@ def test_wrong_flags_are_answered_quickly_and_in_words() -> None:
         (("--run=a",), "needs pictures or folders"),
         (("--run=a", "--format=xml", "b.jpg"), "table|csv|json"),
         (("--run=a", "--top_k=0", "b.jpg"), "top_k"),
+        (("--run=a", "--top_k=2", "--format=json", "b.jpg"), "--top_k belongs to --format=table"),
     ):
         start = time.monotonic()
         done = predict(*arguments)

@@ -55,7 +55,7 @@ def test_a_larger_file_is_refused_everywhere_in_the_same_words(tmp_path: pathlib
     assert [inspection.problem for inspection in scan.scan(load(str(tmp_path)))] == [reason, ""]
     assert predicted(path) == reason
     assert client.read(str(path)) == b""
-    assert client.reason(str(path), "refused by the server") == reason
+    assert client.unreadable(str(path)) == reason
 
 
 def test_the_exported_graph_has_the_same_limit(tmp_path: pathlib.Path) -> None:

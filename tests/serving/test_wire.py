@@ -75,11 +75,14 @@ def test_every_warmup_request_is_answered_by_the_model(published: pathlib.Path) 
         assert not any(answers.get("error", tf.constant([b""])).numpy())
     sizes = [len(request.inputs["image_bytes"].string_val) for request in requests if "image_bytes" in request.inputs]
     assert sizes == [1, 1, 8]
+    # Also the other signatures, each of which the server would otherwise prepare for its first client.
+    assert {request.model_spec.signature_name for request in requests} == set(loaded.signatures)
 
 
 def test_warmup_pictures_are_of_the_size_that_they_warm(tmp_path: pathlib.Path) -> None:
     warmup.write(str(tmp_path), about(channels=1, image_size=32))
-    png, jpeg, _, _ = warmup_requests(tmp_path)
+    png, jpeg, _, pixels, _ = warmup_requests(tmp_path)
+    assert tf.make_ndarray(pixels.inputs["pixels"]).shape == (1, 32, 32, 1)
     for request in (png, jpeg):
         (picture,) = request.inputs["image_bytes"].string_val
         assert decode(tf.constant(picture), 32, 1).shape == (32, 32, 1)

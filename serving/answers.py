@@ -1,0 +1,168 @@
+"""Answers about images on standard output, the same from `predict.py` and the client: a table, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from absl import flags
+
+from errors import UserError
+
+# A single long path should not push all answers out of sight.
+_LONGEST_PATH = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of one image.
+
+    Attributes:
+        image: its path, as it was given or found.
+        probabilities: in 0-1 by class name, the most probable first; empty with an error.
+        brightness: in 0-1; None with an error and for a model without that head.
+        error: why there is no answer; empty when there is one.
+    """
+
+    image: str
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    brightness: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What must be known before the first row is written.
+
+    Attributes:
+        images: the paths of all images that rows will come for, in that order.
+        class_names: of the model, in index order.
+        has_brightness: whether the model has that head.
+    """
+
+    images: Sequence[str]
+    class_names: Sequence[str]
+    has_brightness: bool
+
+
+def define_flags() -> None:
+    """Defines the flags that say how to write answers."""
+    flags.DEFINE_enum(
+        "format",
+        "table",
+        ["table", "csv", "json"],
+        "table: for people; csv: a header, and a column for each class; json: a list with an object for each image.",
+    )
+    flags.DEFINE_integer(
+        "top_k",
+        None,
+        "Most probable classes to name for each image in the table; csv and json hold all of them. "
+        "Default: 1 for up to 5 classes, else 3.",
+        lower_bound=1,
+    )
+
+
+def check_flags(values: flags.FlagValues) -> None:
+    """Raises `UserError` for flags that contradict each other."""
+    if values.top_k is not None and values.format != "table":
+        raise UserError(
+            f"--top_k belongs to --format=table; csv and json always hold every class. "
+            f"Received: --format={values.format} --top_k={values.top_k}. Leave --top_k out."
+        )
+
+
+def write(rows: Iterable[Row], layout: Layout, values: flags.FlagValues) -> int:
+    """Writes each row as soon as it is known, as the flags say.
+
+    Returns:
+        The exit code: 0 when every image was answered, 1 when some or all were not.
+    """
+    # Names of classes and files can be in any script, wherever the output goes.
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    failed = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal failed
+        for row in rows:
+            failed += bool(row.error)
+            yield row
+
+    if values.format == "table":
+        _write_table(counted(), layout, _top_k(values.top_k, len(layout.class_names)))
+    else:
+        {"csv": _write_csv, "json": _write_json}[values.format](counted(), layout)
+    sys.stdout.flush()
+    if failed:
+        print(f"{failed:,} of {len(layout.images):,} images were not answered; see the column error.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _top_k(wanted: int | None, classes: int) -> int:
+    return min(wanted or (1 if classes <= 5 else 3), classes)
+
+
+def _record(row: Row, layout: Layout) -> dict[str, Any]:
+    """The shape of every row: one object of the JSON, and with the probabilities flattened one line of the CSV."""
+    label, score = next(iter(row.probabilities.items()), (None, None))
+    brightness = {"brightness": row.brightness} if layout.has_brightness else {}
+    answer = {"label": label, "score": score, "probabilities": dict(row.probabilities)}
+    return {"image": row.image, **answer, **brightness, "error": row.error or None}
+
+
+def _write_json(rows: Iterable[Row], layout: Layout) -> None:
+    """One object a line inside the list; a failure in the middle leaves a list of the answers until then."""
+    opening = "[\n"
+    try:
+        for row in rows:
+            # Escaping everything but ASCII keeps file names that aren't UTF-8, and any terminal or pipe takes it.
+            sys.stdout.write(opening + json.dumps(_record(row, layout)))
+            opening = ",\n"
+    finally:
+        if opening == ",\n":
+            print("\n]")
+
+
+def _write_csv(rows: Iterable[Row], layout: Layout) -> None:
+    columns = {name: f"probability_{name}" for name in layout.class_names}
+    brightness = ["brightness"] if layout.has_brightness else []
+    header = ["image", "label", "score", *columns.values(), *brightness, "error"]
+    writer = csv.DictWriter(sys.stdout, header, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        record = _record(row, layout)
+        probabilities = {columns[name]: value for name, value in record.pop("probabilities").items()}
+        writer.writerow({key: _printable(value) for key, value in {**record, **probabilities}.items()})
+
+
+def _write_table(rows: Iterable[Row], layout: Layout, top_k: int) -> None:
+    names = [
+        f"{name}{number}" for number in ("", *(f"_{k}" for k in range(2, top_k + 1))) for name in ("label", "score")
+    ]
+    label_width = max(5, *(len(_printable(name)) for name in layout.class_names))
+    brightness = ["brightness"] if layout.has_brightness else []
+    longest = max((len(_printable(path)) for path in layout.images), default=0)
+    widths = [min(longest, _LONGEST_PATH), *[label_width, len("score_2")] * top_k, *[10 for _ in brightness]]
+    print(_line(["image", *names, *brightness, "error"], widths))
+    for row in rows:
+        best = list(row.probabilities.items())[:top_k]
+        answers = [cell for label, score in best for cell in (_printable(label), f"{score:6.1%}")]
+        blanks = [""] * (2 * top_k - len(answers))
+        estimate = ["" if row.brightness is None else f"{row.brightness:.3f}" for _ in brightness]
+        print(_line([_printable(row.image), *answers, *blanks, *estimate, row.error], widths))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
+    return "  ".join([*padded, cells[-1]]).rstrip()
+
+
+def _printable(value: Any) -> Any:
+    """Text whose bytes aren't UTF-8, or that would move the cursor, with those characters as escapes."""
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
