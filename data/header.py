@@ -96,6 +96,8 @@ def _problem(picture: Image.Image, form: str, encoded: bytes) -> str:
     if form == "GIF":
         # TensorFlow gives the first frame but decodes all of them, each at the size of the canvas.
         areas = [max(w * h, width * height) for w, h in _gif_frames(encoded)]
+        if len(areas) == 1 and areas[0] > LARGEST_PIXELS:
+            return f"its frame is {TOO_MANY_PIXELS}"
         if sum(areas) > LARGEST_PIXELS:
             return f"{len(areas)} frames of {width}x{height} px are together {TOO_MANY_PIXELS}: keep the first"
     return ""

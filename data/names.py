@@ -1,4 +1,4 @@
-"""Names of files and classes, which need not be UTF-8, few, or one line each."""
+"""Names of files and classes, which need not be UTF-8, few, or one line each; and their counts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def shortened(names: Sequence[str]) -> str:
     """The first names of a list that may have thousands, and how many more there are."""
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     return printable(", ".join(names[:_LISTED]) + more)
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun: `1 image`, `1,200 images`, `2 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def check_class_names(source: str, names: Sequence[str]) -> None:

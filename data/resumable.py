@@ -29,7 +29,7 @@ from data.files import (
     reserve,
     write_text,
 )
-from data.names import printable
+from data.names import counted, printable
 from errors import UserError
 
 _RECORD = "progress.json"
@@ -92,7 +92,7 @@ def filling(folder: str, columns: Sequence[Column], rows: int) -> Iterator[Filli
             table.save()
             if table.rows != rows:
                 raise UserError(
-                    f"{printable(part)} is unfinished: it needs {rows:,} rows. Received: {table.rows:,}. "
+                    f"{printable(part)} is unfinished: it needs {counted(rows, 'row')}. Received: {table.rows:,}. "
                     "Run the same command again."
                 )
         except BaseException:

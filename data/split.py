@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.names import shortened
+from data.names import counted, shortened
 from data.source import Source
 from errors import UserError
 
@@ -97,6 +97,12 @@ def _keep_identical_together(free: np.ndarray, ranks: np.ndarray, parts: np.ndar
         parts[same] = next(part for part in ("test", "val", "train", UNUSED) if part in parts[same])
 
 
+def _of_which_are_copies(copies: int) -> str:
+    if copies == 1:
+        return ", of which 1 is a copy that stays with its original"
+    return f", of which {copies:,} are copies that stay with their originals" if copies else ""
+
+
 def _check(source: Source, parts: np.ndarray, copies: int) -> None:
     for part in PARTS:
         counts = np.bincount(source.labels[parts == part], minlength=len(source.class_names))
@@ -104,7 +110,7 @@ def _check(source: Source, parts: np.ndarray, copies: int) -> None:
         if part == "train" and missing or not counts.any():
             raise UserError(
                 f"The {part} part must hold pictures{' of each class' if part == 'train' else ''}. Received none of: "
-                f"{shortened(missing)}, from {len(source)} pictures in {len(source.class_names)} classes"
-                f"{f', of which {copies} are copies that stay with their originals' if copies else ''}. Add pictures "
+                f"{shortened(missing)}, from {counted(len(source), 'image')} in "
+                f"{counted(len(source.class_names), 'class')}{_of_which_are_copies(copies)}. Add images "
                 "(four of a class are the least) or change --train_fraction, --val_fraction and --test_fraction."
             )

@@ -345,7 +345,7 @@ def test_large_files_are_batched_by_size(tmp_path: pathlib.Path, monkeypatch: py
 def test_a_file_that_is_no_picture_by_size_is_not_sent(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "film.mp4"
     with path.open("wb") as file:
-        os.truncate(file.fileno(), 70 * 2**20)
+        os.truncate(file.fileno(), 513 * 2**20)
     assert client.read(str(path)) == b""
 
 
