@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 
 from errors import UserError
-from serving import asking, client, connecting, stand_in, wire
+from serving import asking, client, connecting, wire
 from serving.asking import Patience
 from serving.transport import Grpc, Rest, Target, Transport, request_body
 from tests.conftest import encode, stripes
+from tests.serving import stand_in
 from tests.serving.conftest import CLASSES, about
 from tests.serving.test_export import expected
 

@@ -1,7 +1,7 @@
 """Answers like TensorFlow Serving, from the same SavedModel, where there is no TensorFlow Serving.
 
-For trying the client out and for tests: `python -m serving.stand_in --model_dir=RUN/export`. It listens on this machine
-only, loads one version, doesn't batch, and is no server for production.
+For trying the client out and for tests: `python -m tests.serving.stand_in --model_dir=RUN/export`. It listens on this
+machine only, loads one version, doesn't batch, and is no server for production.
 """
 
 from __future__ import annotations
