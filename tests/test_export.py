@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -99,6 +100,6 @@ def test_onnx_gives_the_models_logits(tmp_path: pathlib.Path) -> None:
 
 
 def test_missing_packages_are_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(other_formats.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="--format=onnx needs the packages onnx and tf2onnx.*pip install onnx tf2onnx"):
         other_formats.export(FakeRun(tiny_model(), tmp_path), "onnx")
