@@ -9,11 +9,12 @@ import pytest
 
 
 def insert(witness: keras.callbacks.Callback) -> None:
-    """Lets every list of callbacks that is made from now on begin with `witness`; for good, in this process."""
+    """Lets every training from now on call `witness` before its own callbacks; for good, in this process."""
     create = keras.callbacks.CallbackList.__init__
 
     def create_with_witness(self: keras.callbacks.CallbackList, callbacks: object = None, **named: object) -> None:
-        create(self, [witness, *keras.tree.flatten(callbacks or [])], **named)
+        # Without callbacks it is an evaluation by itself.
+        create(self, [witness, *keras.tree.flatten(callbacks)] if callbacks else callbacks, **named)
 
     keras.callbacks.CallbackList.__init__ = create_with_witness
 
