@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def record(out: pathlib.Path, names: list[str]) -> None:
-    """Runs the trainings two at a time, and writes `out` and the file of weights beside it."""
+    """Runs the trainings two at a time, and writes `out` and the file of their weights beside it."""
     if unknown := set(names) - set(TRAININGS):
         raise SystemExit(f"--only must name trainings of {', '.join(TRAININGS)}. Received: {', '.join(unknown)}.")
     arrays: dict[str, np.ndarray] = {}
@@ -95,9 +95,9 @@ def record(out: pathlib.Path, names: list[str]) -> None:
             future.result()
             arrays |= {f"{name}/{path}": values for path, values in fingerprint_items.weights(folder / name).items()}
             results[name] = fingerprint_items.read(folder, name)
-    out.with_suffix(".npz").unlink(missing_ok=True)
-    np.savez_compressed(out.with_suffix(".npz"), **arrays)
-    out.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            # After each, so that what is there counts when the rest is stopped.
+            np.savez_compressed(out.with_suffix(".npz"), **arrays)
+            out.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _needs(name: str) -> list[str]:
