@@ -1,7 +1,7 @@
 """What serving costs: `python -m benchmarks.serving`.
 
-In process: the exported graph against the bare model call. Over the wire: latency and throughput for several clients,
-against TensorFlow Serving where one is found, else against the stand-in, which says little about the real server.
+In process: the exported graph against the bare model call. Over the wire, where TensorFlow Serving is found on this
+machine: latency and throughput for several clients.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from absl import flags
 
 import errors
 import models
-from benchmarks import table
+from benchmarks import local_server, table
 from data.decode import decode
 from data.folder import load as load_folder
-from serving import asking, export, local_server, stand_in, wire
+from serving import asking, export, wire
 from serving.metadata import Metadata
 from serving.publish import publish
 from serving.transport import Grpc, Rest, Target, request_body
@@ -47,7 +47,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the three tables."""
+    """Prints two tables, and a third where there is a server."""
     options = flags.FLAGS
     spec = models.find(options.model)
     model = models.build(options.model, 2)
@@ -61,6 +61,9 @@ def main(argv: list[str]) -> None:
         print(table.as_text(in_process(model, loaded, batch, about)), flush=True)
         print(f"\nOne request of one picture (median of {len(pictures)}):\n")
         print(table.as_text(request_sizes(pictures, about)), flush=True)
+        if local_server.find() is None:
+            print(f"\nNothing was measured over the wire: {local_server.NONE_FOUND}.")
+            return
         clients = [int(count) for count in options.clients]
         rows = [
             {"server": name, **row}
@@ -228,12 +231,7 @@ def _load(ask: Ask, clients: int, seconds: float) -> tuple[list[float], float]:
 
 
 def _servers(base: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    """The servers to measure, one running at a time."""
-    if local_server.find() is None:
-        print(f"\nNo TensorFlow Serving ({local_server.NONE_FOUND}); the stand-in answers instead.", flush=True)
-        with stand_in.running(stand_in.load(base)) as addresses:
-            yield "stand-in (Python)", addresses
-        return
+    """TensorFlow Serving without and with batching, one running at a time."""
     for batching in (False, True):
         with local_server.running(base, batching=batching) as addresses:
             yield f"TF Serving, batching {'on' if batching else 'off'}", addresses

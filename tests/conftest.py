@@ -80,3 +80,16 @@ def write_photos(root: pathlib.Path, count: int) -> pathlib.Path:
 def picture_folder(tmp_path: pathlib.Path) -> pathlib.Path:
     """A folder `photos` with 20 JPEG files each of the classes `lying` and `upright`."""
     return write_photos(tmp_path / "photos", 20)
+
+
+@pytest.fixture
+def imports_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that a test starts write to stderr what they import."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+
+
+def has_imported(package: str, stderr: str) -> bool:
+    """Whether a program under `imports_told` has imported `package`."""
+    lines = [line for line in stderr.splitlines() if line.startswith("import time:")]
+    assert lines, "nothing is told of any import"
+    return package in {line.rsplit("|", 1)[-1].strip() for line in lines}

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
+import pytest
 import tensorflow as tf
+
+from data import tfrecords
 
 
 def example(picture: bytes, label: int | None, text: str | None = None) -> bytes:
@@ -23,6 +26,11 @@ def write(path: pathlib.Path | str, examples: Sequence[bytes], compression: str 
     with tf.io.TFRecordWriter(str(path), compression) as writer:
         for each in examples:
             writer.write(each)
+
+
+def leave_in_shards(patch: pytest.MonkeyPatch) -> None:
+    """From now on the pictures are not held in memory, however few they are."""
+    patch.setattr(tfrecords, "KEPT_BYTES", 0)
 
 
 def _of_bytes(value: bytes) -> tf.train.Feature:

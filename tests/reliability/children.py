@@ -5,6 +5,7 @@ A fork server that has imported TensorFlow, but run nothing yet, starts each wit
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -12,11 +13,14 @@ import signal
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import h5py
+import keras
 import numpy as np
 
+from tests import witness
 from training.config import TrainConfig, resolved
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -100,21 +104,53 @@ def _child(config: TrainConfig, fate: Fate, log: str, cache: str) -> None:
     sys.exit(errors.exits_with_message(main)([]))
 
 
+def before_each(point: str, act: Callable[[int], None]) -> None:
+    """Lets `act`, in this process, be called just before each `point` with its number, counted from 1."""
+    if point == PREPARED:
+        return _around_each_preparation(act, lambda number: None)
+    count = itertools.count(1)
+    moment = {STEP: "on_train_batch_end", VALIDATED: "on_test_batch_end"}[point]
+    witness.insert(keras.callbacks.LambdaCallback(**{moment: lambda batch, logs=None: act(next(count))}))
+
+
+def _around_each_preparation(before: Callable[[int], None], after: Callable[[int], None]) -> None:
+    from data.resumable import Filling
+
+    count, really = itertools.count(1), Filling.append
+
+    def append(*arguments: object, **named: object) -> None:
+        number = next(count)
+        before(number)
+        really(*arguments, **named)
+        after(number)
+
+    Filling.append = append
+
+
 def _arm(fate: Fate) -> None:
+    def passed(point: str) -> Callable[[int], None]:
+        def report(number: int) -> None:
+            print(point)
+            if point == fate.point and number == fate.signal_at:
+                os.kill(os.getpid(), fate.signal_number)
+
+        return report
+
+    before_each(STEP, passed(STEP))
+    before_each(VALIDATED, passed(VALIDATED))
+    _around_each_preparation(lambda number: None, passed(PREPARED))
+    _watch_renames(fate)
+
+
+def _watch_renames(fate: Fate) -> None:
     import tensorflow as tf
 
-    from data.resumable import Filling
-    from training.callbacks import Checkpointer, StopAtNonFinite
-
-    events = 0
-    passed = dict.fromkeys((STEP, PREPARED, VALIDATED), 0)
-    rename = tf.io.gfile.rename
+    count, rename = itertools.count(1), tf.io.gfile.rename
 
     def event() -> None:
-        nonlocal events
-        events += 1
-        print(f"event {events}")
-        if events == fate.kill_at_event:
+        number = next(count)
+        print(f"event {number}")
+        if number == fate.kill_at_event:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def counted_rename(*arguments: object, **named: object) -> None:
@@ -122,22 +158,4 @@ def _arm(fate: Fate) -> None:
         rename(*arguments, **named)
         event()
 
-    def count(kind: type, method: str, point: str) -> None:
-        really = getattr(kind, method)
-
-        def counted(*arguments: object, **named: object) -> None:
-            if point == PREPARED:
-                really(*arguments, **named)
-            passed[point] += 1
-            print(point)
-            if point == fate.point and passed[point] == fate.signal_at:
-                os.kill(os.getpid(), fate.signal_number)
-            if point != PREPARED:
-                really(*arguments, **named)
-
-        setattr(kind, method, counted)
-
     tf.io.gfile.rename = counted_rename
-    count(StopAtNonFinite, "on_train_batch_end", STEP)
-    count(Filling, "append", PREPARED)
-    count(Checkpointer, "on_test_batch_end", VALIDATED)

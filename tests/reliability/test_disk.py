@@ -8,6 +8,8 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 import keras
@@ -23,7 +25,7 @@ from data.pipeline import Files
 from errors import UserError
 from models import weights
 from tests.reliability import children
-from tests.reliability.children import Fate
+from tests.reliability.children import PREPARED, STEP, Fate
 from tests.reliability.conftest import TinyDisk
 from tests.reliability.test_kill import config, start_from
 from training import best, checkpoint, fit
@@ -93,18 +95,15 @@ def test_a_training_goes_on_after_its_disk_was_full(
     disk = tiny_disk(4000)
     place = str(disk.path / "run")
     fill = f"""
-from training.callbacks import StopAtNonFinite
-after_step, steps = StopAtNonFinite.on_train_batch_end, []
-def filling(self, batch, logs=None):
-    steps.append(batch)
-    if len(steps) == 5:
+from tests import witness
+def fill(step):
+    if step == 5:
         with open({str(disk.path / "filler")!r}, "wb", buffering=0) as file:
             try:
                 while file.write(bytes(4096)): pass
             except OSError:
                 pass
-    after_step(self, batch, logs)
-StopAtNonFinite.on_train_batch_end = filling
+witness.insert(witness.AtSteps(fill))
 """
     code, log = children.train(dataclasses.replace(wanted, run_dir=place), Fate(code=fill))
     assert code == 2 and "Traceback" not in log, log
@@ -179,32 +178,25 @@ def test_a_full_cache_is_said_before_anything_is_mapped(
 # A program that empties caches, or an administrator, at the worst moments.
 _CACHE_GONE = """
 import os, shutil, subprocess
-from data.resumable import Filling
-from training.callbacks import StopAtNonFinite
-cache, times = os.environ["XDG_CACHE_HOME"], []
-def before(kind, method):
-    really = getattr(kind, method)
-    def act_first(*arguments, **named):
-        times.append(1)
-        if len(times) == 2:
-            {act}
-        return really(*arguments, **named)
-    setattr(kind, method, act_first)
-before({where})
+from tests.reliability import children
+cache = os.environ["XDG_CACHE_HOME"]
+def act(number):
+    if number == 2:
+        {act}
+children.before_each({where!r}, act)
 """
 _REMOVE = "shutil.rmtree(os.path.join(cache, 'darkroom'))"
 _MAKE_READ_ONLY = "subprocess.run(['mount', '-o', 'remount,ro', cache], check=True)"
-_PREPARING, _TRAINING = "Filling, 'append'", "StopAtNonFinite, 'on_train_batch_end'"
 
 
 @pytest.mark.parametrize(
     ("act", "where", "expected_code"),
     [
         # Half-made features can't be kept.
-        pytest.param(_REMOVE, _PREPARING, 2, id="removed while it is filled"),
+        pytest.param(_REMOVE, PREPARED, 2, id="removed while it is filled"),
         # Finished ones are open; those for the test are made in a new folder.
-        pytest.param(_REMOVE, _TRAINING, 0, id="removed later", marks=pytest.mark.slow),
-        pytest.param(_MAKE_READ_ONLY, _TRAINING, 2, id="read-only", marks=pytest.mark.slow),
+        pytest.param(_REMOVE, STEP, 0, id="removed later", marks=pytest.mark.slow),
+        pytest.param(_MAKE_READ_ONLY, STEP, 2, id="read-only", marks=pytest.mark.slow),
     ],
 )
 def test_a_cache_that_goes_away(
@@ -254,19 +246,20 @@ def test_unfinished_tables_make_room_for_others(tiny_disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "cut off", "emptied"])
-def test_a_picture_that_changes_while_it_is_needed(
-    picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    """After the scan, and with nothing cached, so that training reads it again."""
-    wanted = config(picture_folder, "changing", model="lenet5", cache="none", deterministic=False)
-    begin = fit.start
+def test_a_picture_that_changes_while_it_is_needed(picture_folder: pathlib.Path, how: str) -> None:
+    """After the scan, which comes before config.json, and with nothing cached, so that each epoch reads it again."""
+    wanted = config(picture_folder, "changing", model="lenet5", cache="none", deterministic=False, epochs=10_000)
+    record = pathlib.Path(wanted.run_dir or "", "config.json")
 
-    def change(*arguments: object) -> object:
+    def change() -> None:
+        while not record.exists():
+            time.sleep(0.01)
         for picture in picture_folder.rglob("*.jpg"):
             content = picture.read_bytes()
             picture.unlink() if how == "deleted" else picture.write_bytes(content[:400] if how == "cut off" else b"")
-        return begin(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fit, "start", change)
+    changing = threading.Thread(target=change, daemon=True)
+    changing.start()
     with pytest.raises(UserError, match="must stay as they are while a training reads them. Received: .*--resume"):
         fit.train(resolved(wanted), command="")
+    changing.join()

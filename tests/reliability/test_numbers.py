@@ -15,7 +15,8 @@ import tensorflow as tf
 from errors import UserError
 from tests.conftest import encode, stripes
 from tests.reliability.test_kill import config
-from training import best, checkpoint, fit
+from tests.witness import raise_at_epoch_end
+from training import best, checkpoint
 from training.callbacks import Checkpointer, StopAtNonFinite
 from training.checkpoint import Progress
 from training.fit import train
@@ -26,17 +27,15 @@ from training.transfer import Phase
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, value: float, at_step: int) -> None:
-    """The targets of one training batch become `value`, so that the loss does, and no step before it."""
-    really = fit.training_batches
+    """The targets of one training step become `value`, so that the loss does, and no step before it."""
+    really = keras.Model.train_step
 
-    def poisoned(*arguments: object, **named: object) -> tf.data.Dataset:
-        batches = really(*arguments, **named)  # type: ignore[arg-type]
-        spoilt = batches.enumerate(1).map(
-            lambda i, batch: (batch[0], tf.where(i == at_step, value, 1.0) * tf.cast(batch[1], tf.float32) + 1e-30)
-        )
-        return spoilt.apply(tf.data.experimental.assert_cardinality(batches.cardinality()))
+    def poisoned(model: keras.Model, batch: tuple) -> dict:
+        pixels, targets = batch
+        spoilt = tf.where(tf.equal(model.optimizer.iterations.value, at_step - 1), value, 1.0)
+        return really(model, (pixels, spoilt * tf.cast(targets, tf.float32) + 1e-30))
 
-    monkeypatch.setattr(fit, "training_batches", poisoned)
+    monkeypatch.setattr(keras.Model, "train_step", poisoned)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -149,12 +148,8 @@ def test_the_best_value_survives_a_resume_without_a_checkpoint(
     class Killed(BaseException):
         pass
 
-    def die(self: StopAtNonFinite, epoch: int, logs: dict | None = None) -> None:
-        if epoch == 2:
-            raise Killed
-
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(StopAtNonFinite, "on_epoch_end", die)
+        raise_at_epoch_end(patch, 3, Killed())
         train(wanted, command="")
     run_dir = wanted.run_dir or ""
     kept = best.kept_loss(run_dir)

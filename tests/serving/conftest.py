@@ -13,10 +13,11 @@ import tensorflow as tf
 
 import models
 from data import digits
-from serving import export, stand_in
+from serving import export
 from serving.metadata import Metadata
 from serving.publish import publish
 from tests.conftest import encode, stripes
+from tests.serving import stand_in
 from training import run as runs
 from training.config import TrainConfig, resolved
 

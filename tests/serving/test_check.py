@@ -7,8 +7,9 @@ import pathlib
 import pytest
 
 from errors import UserError
-from serving import asking, check, export, stand_in
+from serving import asking, check, export
 from serving.transport import Grpc, Target
+from tests.serving import stand_in
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import text_format
 
 import serving
-from serving import local_server
+from benchmarks import local_server
 
 FOLDER = pathlib.Path(serving.__file__).parent
 model_server_config_pb2 = pytest.importorskip(

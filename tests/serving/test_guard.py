@@ -116,10 +116,10 @@ def test_a_gif_of_endless_small_blocks_is_given_up_soon(guarded) -> None:
     content = picture("GIF")
     frame = content.index(b"\x2c\0\0\0\0")
     endless = content[:frame] + b"\x21\xfe" + b"\x01x" * 2_000_000 + b"\0" + content[frame:]
-    start = time.monotonic()
+    start = time.process_time()
     _, errors = guarded(tf.constant([endless]))
     assert errors.numpy().tolist() == [DAMAGED.encode()]
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_real_awkward_files(guarded, shared: pathlib.Path) -> None:

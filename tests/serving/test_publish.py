@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from errors import UserError
 from models.saved_models import versions
-from serving import publish as publishing
 from serving.publish import publish
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -73,11 +72,19 @@ def test_a_failure_leaves_nothing(tmp_path: pathlib.Path) -> None:
 
 def test_two_that_take_the_same_number_get_two(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(lambda folder: write(folder, "first"), str(tmp_path))
-    stale = [[], [1]]
-    monkeypatch.setattr(publishing, "versions", lambda base: stale.pop(0))
-    assert publish(lambda folder: write(folder, "second"), str(tmp_path)) == str(tmp_path / "2")
-    assert (tmp_path / "1" / "saved_model.pb").read_text() == "first"
-    assert (tmp_path / "2" / "saved_model.pb").read_text() == "second"
+    really, asked = os.rename, []
+
+    def overtaken(source: str, target: str) -> None:
+        """Just before the first attempt another export takes the number."""
+        asked.append(target)
+        if len(asked) == 1:
+            write(target, "second")
+        really(source, target)
+
+    monkeypatch.setattr(os, "rename", overtaken)
+    assert publish(lambda folder: write(folder, "third"), str(tmp_path)) == str(tmp_path / "3")
+    contents = [(tmp_path / name / "saved_model.pb").read_text() for name in ("1", "2", "3")]
+    assert contents == ["first", "second", "third"]
 
 
 def test_a_given_number_that_is_taken_meanwhile(tmp_path: pathlib.Path) -> None:

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import pytest
 
-from serving import asking, local_server
+from benchmarks import local_server
+from serving import asking
 from serving.transport import Grpc, Rest, Target
 from tests.serving.conftest import SIZE, about
 from tests.serving.test_export import expected

@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 from absl import flags as absl_flags
@@ -89,9 +88,7 @@ def test_flags_keep_their_types() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["--model=resnet5"], ["--freeze", "--weights=none"]])
 def test_the_command_line_answers_without_importing_tensorflow(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *arguments]
-    start = time.monotonic()
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert time.monotonic() - start < 20, "under a second on an idle machine"
     imported = {
         line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines() if line.startswith("import time")
     }

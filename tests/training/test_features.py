@@ -1,21 +1,22 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import shutil
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.python.framework.config import disable_op_determinism
 
 import models
-from data import augment, folder, resumable
+from data import augment, folder
 from data.pipeline import Files, Steps, View, ordered_batches, training_batches
-from errors import UserError
 from models.freezing import freeze_backbone
 from training import features
-from training.distribution import ALONE
+from training.distribution import ALONE, Distribution
 from training.objective import Objective
 
 OBJECTIVE = Objective(2, ("class",), {})
@@ -37,8 +38,26 @@ def digests(files: Files) -> list[str]:
     return [str(i) for i in range(len(files))]
 
 
-def compute(front: keras.Model, files: Files) -> features.Table:
-    return features.compute(front, files, digests(files), OBJECTIVE, 16, "features")
+def compute(front: keras.Model, files: Files, batch_size: int = 16, **how: Any) -> features.Table:
+    return features.compute(front, files, digests(files), OBJECTIVE, batch_size, "features", **how)
+
+
+class Ended(BaseException):
+    """A computation is ended."""
+
+
+def compute_some(front: keras.Model, files: Files, batches: int, **how: Any) -> None:
+    """Ends the computation after so many batches."""
+    asked: list[int] = []
+
+    def end() -> bool:
+        asked.append(1)
+        if len(asked) == batches:
+            raise Ended
+        return False
+
+    with pytest.raises(Ended):
+        compute(front, files, is_due=end, **how)
 
 
 def test_the_two_halves_are_the_whole(files: Files) -> None:
@@ -84,16 +103,19 @@ def test_training_on_features_gives_the_weights_of_training_through_the_backbone
         np.testing.assert_allclose(kept, through, atol=1e-5)
 
 
-def test_features_are_kept_and_used_again(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def fail() -> bool:
+    """Is asked after each batch that is computed."""
+    pytest.fail("computed again")
+
+
+def test_features_are_kept_and_used_again(files: Files) -> None:
     first = compute(features.cut(network())[0], files)
-    monkeypatch.setattr(features, "_fill", lambda *arguments: pytest.fail("computed again"))
-    again = compute(features.cut(network())[0], files)
+    again = compute(features.cut(network())[0], files, is_due=fail)
     np.testing.assert_array_equal(first.inputs, again.inputs)
 
 
-def test_other_weights_pixels_or_sizes_ask_for_other_features(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_pixels_or_sizes_ask_for_other_features(files: Files) -> None:
     compute(features.cut(network())[0], files)
-    monkeypatch.setattr(features, "_fill", lambda *arguments: pytest.fail("computed again"))
     changed = network()
     kernel = changed.get_layer("backbone").trainable_variables or changed.get_layer("backbone").variables
     kernel[0].assign(kernel[0] + 1e-3)
@@ -102,7 +124,7 @@ def test_other_weights_pixels_or_sizes_ask_for_other_features(files: Files, monk
         (features.cut(network())[0], files, digests(files)[::-1]),
     ]:
         with pytest.raises(pytest.fail.Exception, match="computed again"):
-            features.compute(front, rows, names, OBJECTIVE, 16, "features")
+            features.compute(front, rows, names, OBJECTIVE, 16, "features", is_due=fail)
 
 
 def batches_computed(files: Files, objective: Objective = OBJECTIVE, level: str = "none") -> tuple[int, np.ndarray]:
@@ -172,16 +194,17 @@ def test_views_are_features_of_augmented_pictures(files: Files) -> None:
     assert np.abs(first - plain).mean() < 3 * np.abs(plain).mean()
 
 
-def test_the_rest_of_a_view_has_its_own_random_numbers(files: Files) -> None:
+def test_a_computation_may_be_ended_often(files: Files, cache_of_its_own: pathlib.Path) -> None:
+    """At the first and the last batch of a view too, of which each has 13 whole ones and one of a single picture."""
     front, _ = features.cut(network())
-    views = tuple(View("full", 3, number) for number in (2, 5))
-    work = features._Work(front, files, OBJECTIVE, 3, ALONE, views)
-    whole = [pixels for view in views for pixels, _ in ordered_batches(files, 3, view=view)]
-    assert len(whole) == 28 and len(whole[13]) == 1
-    for first in (0, 1, 5, 13, 14, 15, 27):
-        made = [pixels for part in work.passes(first) for pixels, _ in work.batches(*part, OBJECTIVE.targets)]
-        for one, other in zip(made, whole[first:], strict=True):
-            np.testing.assert_array_equal(one, other)
+    how = {"batch_size": 3, "views": (View("full", 3, 2), View("full", 3, 5))}
+    for batches in (1, 4, 8, 1, 1, 12):
+        compute_some(front, files, batches, **how)
+    asked: list[int] = []
+    table = compute(front, files, is_due=lambda: asked.append(1) or False, **how)
+    assert len(asked) == 1, "27 of 28 batches were there"
+    shutil.rmtree(cache_of_its_own)
+    np.testing.assert_array_equal(table.inputs, compute(front, files, **how).inputs)
 
 
 @pytest.mark.parametrize("batches", [1, 3, 5])
@@ -191,56 +214,56 @@ def test_a_computation_goes_on_where_it_was_ended(
     """Two views of 40 pictures, 16 at a time: the third batch of each view is a smaller one."""
     front, _ = features.cut(network())
     views = tuple(View("full", 0, number) for number in range(2))
-    given = (front, files, digests(files), OBJECTIVE, 16, "features")
-    asked: list[int] = []
-
-    class Ended(BaseException):
-        pass
-
-    def end() -> bool:
-        asked.append(1)
-        if len(asked) == batches:
-            raise Ended
-        return False
-
-    with pytest.raises(Ended):
-        features.compute(*given, views=views, is_due=end)
+    compute_some(front, files, batches, views=views)
     capsys.readouterr()
-    table = features.compute(*given, views=views, is_due=lambda: asked.append(2) or False)
-    assert asked.count(2) == 6 - batches, "no batch is computed twice"
+    asked: list[int] = []
+    table = compute(front, files, views=views, is_due=lambda: asked.append(1) or False)
+    assert len(asked) == 6 - batches, "no batch is computed twice"
     rows = [0, 16, 32, 40, 56, 72, 80][batches]
     assert f"Going on with features: {rows} of 80 are there." in capsys.readouterr().err
     shutil.rmtree(cache_of_its_own)
-    expected = features.compute(*given, views=views)
+    expected = compute(front, files, views=views)
     np.testing.assert_array_equal(table.inputs, expected.inputs)
     np.testing.assert_array_equal(table.labels, expected.labels)
 
 
-@pytest.mark.parametrize(("other", "rows"), [(80, 40), (39, 32), (8, 0)])
+@dataclasses.dataclass(frozen=True)
+class Pair(Distribution):
+    """The chief of two workers; `others` is what the second one contributes to each sum."""
+
+    others: list[Any] = dataclasses.field(default_factory=list)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return values + self.others.pop(0)
+
+
+@pytest.mark.parametrize(("other", "rows", "batches"), [(80, 40, 3), (39, 32, 4), (8, 0, 6)])
 def test_all_workers_go_on_behind_the_batch_that_all_have(
-    files: Files, monkeypatch: pytest.MonkeyPatch, other: int, rows: int
+    files: Files, capsys: pytest.CaptureFixture, other: int, rows: int, batches: int
 ) -> None:
     """This one has stopped after 40 rows of 80, the end of the first view."""
     front, _ = features.cut(network())
     views = tuple(View("full", 0, number) for number in range(2))
-    work = features._Work(front, files, OBJECTIVE, 16, ALONE, views)
-    monkeypatch.setattr(features, "_least", lambda team, mine: min(mine, other))
-    starts: list[int] = []
-    monkeypatch.setattr(features, "_forward", lambda work, first: starts.append(first) or iter(()))
-    columns = [((512,), np.dtype(np.float32)), ((1,), np.dtype(np.float32))]
-    folder = str(pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "features")
-    with pytest.raises(ZeroDivisionError), resumable.filling(folder, columns, 80) as table:
-        table.append(np.zeros((40, 512)), np.zeros((40, 1)))
-        raise ZeroDivisionError
-    with pytest.raises(UserError, match="unfinished"):
-        features._fill(folder, work, "features", lambda: False)
-    assert work.rows_before(starts[0]) == rows
+    compute_some(front, files, 3, views=views)
+    capsys.readouterr()
+    asked: list[int] = []
+    # Neither has all of them; then both say how many they have.
+    team = Pair(ALONE.strategy, 0, 2, [0, np.array([0, other])])
+    compute(front, files, views=views, team=team, is_due=lambda: asked.append(1) or False)
+    assert len(asked) == batches
+    assert (f"{rows} of 80 are there." in capsys.readouterr().err) == (rows > 0)
 
 
-def test_computed_with_the_last_bits_in_mind(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_deterministic", [False, True])
+def test_computed_with_the_last_bits_in_mind(files: Files, is_deterministic: bool) -> None:
     """Where they count, features that were computed in other batches are not used."""
-    work = features._Work(features.cut(network())[0], files, OBJECTIVE, 16, ALONE, (View(),))
-    other = dataclasses.replace(work, batch_size=8)
-    assert features._key(work, digests(files)) == features._key(other, digests(files))
-    monkeypatch.setattr(features, "is_op_determinism_enabled", lambda: True)
-    assert features._key(work, digests(files)) != features._key(other, digests(files))
+    front, _ = features.cut(network())
+    if is_deterministic:
+        tf.config.experimental.enable_op_determinism()
+    try:
+        compute(front, files)
+        asked: list[int] = []
+        compute(front, files, batch_size=8, is_due=lambda: asked.append(1) or False)
+    finally:
+        disable_op_determinism()
+    assert len(asked) == (5 if is_deterministic else 0)

@@ -128,9 +128,7 @@ def connected(chief: Place) -> socket.socket:
 class TestRendezvous:
     def test_lets_everybody_through_when_all_are_there(self) -> None:
         places = launch.on_this_machine(5)
-        start = time.monotonic()
         assert meet(places, 20.0) == [""] * 5
-        assert time.monotonic() - start < 10
         # The ports are free again, for TensorFlow.
         assert meet(places, 20.0) == [""] * 5
 
@@ -178,10 +176,10 @@ class TestRendezvous:
 
 
 class TestLaunch:
-    def wait(self, *programs: str, grace_seconds: float = 5.0) -> tuple[int, float]:
+    def wait(self, *programs: str, grace_seconds: float = 5.0) -> tuple[int, list[int | None]]:
+        """What `launch.wait` gives, and how each process has ended."""
         processes = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
-        start = time.monotonic()
-        return launch.wait(processes, grace_seconds), time.monotonic() - start
+        return launch.wait(processes, grace_seconds), [process.returncode for process in processes]
 
     def test_gives_zero_when_all_succeed(self) -> None:
         assert self.wait("", "")[0] == 0
@@ -193,8 +191,8 @@ class TestLaunch:
         assert self.wait("import os; os.kill(os.getpid(), 9)", "")[0] == 128 + 9
 
     def test_ends_who_does_not_end(self, capfd: pytest.CaptureFixture) -> None:
-        code, seconds = self.wait("raise SystemExit(3)", "import time; time.sleep(60)", grace_seconds=0.5)
-        assert (code, seconds < 20) == (3, True)
+        found = self.wait("raise SystemExit(3)", "import time; time.sleep(60)", grace_seconds=0.5)
+        assert found == (3, [3, -signal.SIGKILL])
         assert "Worker 0 ended with exit code 3" in capfd.readouterr().err
 
     def test_wants_a_script(self) -> None:

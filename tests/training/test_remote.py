@@ -15,8 +15,8 @@ from errors import UserError
 from evaluation import assess, card, prediction_rows, predictions, report
 from models import saved_models, weights
 from serving.export import export_run
+from tests.witness import raise_at_epoch_end
 from training import best
-from training.callbacks import StopAtNonFinite
 from training.config import TrainConfig, resolved
 from training.fit import train
 from training.run import Run
@@ -80,12 +80,8 @@ def test_an_unfinished_run_is_resumed(remote_photos: str, monkeypatch: pytest.Mo
     flags = {"model": "lenet5", "image_size": 16, "data": remote_photos, "run_dir": f"{ROOT}/resumed", "epochs": 2}
     resumed = resolved(TrainConfig(**flags, checkpoint_minutes=0, resume=True))
 
-    def die(self: StopAtNonFinite, epoch: int, logs: dict | None = None) -> None:
-        if epoch == 1:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(StopAtNonFinite, "on_epoch_end", die)
+        raise_at_epoch_end(patch, 2, KeyboardInterrupt())
         train(dataclasses.replace(resumed, resume=False), "test")
     assert tf.io.gfile.exists(f"{ROOT}/resumed/checkpoint")
     run = train(resumed, "test")

@@ -15,7 +15,7 @@ import tensorflow as tf
 from data import service
 from errors import UserError
 from tests.data.test_service import worker
-from training.callbacks import StopAtNonFinite
+from tests.witness import raise_at_epoch_end
 from training.config import TrainConfig, resolved
 from training.fit import train
 from training.run import Run
@@ -68,13 +68,10 @@ def test_a_run_goes_on_with_another_service(
     here = train(resolved(TrainConfig(**flags, run_dir=str(picture_folder.parent / "here"))), "test")
     run_dir = str(picture_folder.parent / "there")
 
-    def die(self: StopAtNonFinite, epoch: int, logs: dict | None = None) -> None:
-        raise KeyboardInterrupt
-
     first = tf.data.experimental.service.DispatchServer()
     server = worker(first.target)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(StopAtNonFinite, "on_epoch_end", die)
+        raise_at_epoch_end(patch, 1, KeyboardInterrupt())
         given = {**flags, "run_dir": run_dir, "data_service": first.target, "checkpoint_minutes": 0.0}
         train(resolved(TrainConfig(**given)), "test")
     del server, first

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import tfrecords
 from data.load import load
 from errors import UserError
 from tests.data import records
@@ -28,8 +27,9 @@ def test_shards_and_memory_give_the_same_network(
         records.write(tmp_path / f"train-{shard:05d}-of-00003", rows[shard::3])
     flags = {"model": "lenet5", "image_size": 16, "batch_size": 8, "learning_rate": 1e-3, "epochs": 2, "cache": "none"}
     runs = []
-    for place, limit in (("memory", tfrecords.KEPT_BYTES), ("shards", 0)):
-        monkeypatch.setattr(tfrecords, "KEPT_BYTES", limit)
+    for place in ("memory", "shards"):
+        if place == "shards":
+            records.leave_in_shards(monkeypatch)
         config = TrainConfig(**flags, data=str(tmp_path / "train-*"), run_dir=str(tmp_path / place))
         runs.append(train(resolved(config), "test"))
     assert [len({row.address for row in run.splits()}) for run in runs] == [40, 40]
@@ -41,7 +41,7 @@ def test_shards_and_memory_give_the_same_network(
 def test_a_shard_that_changes_while_training_is_explained(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tfrecords, "KEPT_BYTES", 0)
+    records.leave_in_shards(monkeypatch)
     path = tmp_path / "a.tfrecord"
     records.write(path, [records.example(jpeg(), label) for label in (1, 2)])
     read = tf.data.Dataset.range(2).map(load(str(path)).reader())

@@ -1,4 +1,4 @@
-"""A real TensorFlow Serving on this machine, where there is one, for tests and benchmarks."""
+"""A real TensorFlow Serving on this machine, where there is one; tests of the serving code use it too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from errors import UserError
 IMAGE = "tensorflow/serving:2.20.0"
 NONE_FOUND = f"no tensorflow_model_server on PATH, and no Docker engine with the image {IMAGE}"
 _BINARY = "tensorflow_model_server"
-_CONFIG = pathlib.Path(__file__).parent
+_CONFIG = pathlib.Path(__file__).resolve().parents[1] / "serving"
 _START_SECONDS = 120.0
 
 

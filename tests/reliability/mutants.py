@@ -1,4 +1,4 @@
-"""Gives `predict.py`'s reader mutated pictures: `python -m benchmarks.mutants --data=photos/ --pictures=10000`.
+"""Gives `predict.py`'s reader mutated pictures: `python -m tests.reliability.mutants --data=photos/ --pictures=10000`.
 
 Every file gets a label or an error of its own, and memory doesn't grow. One table: what was done to the pictures, how
 many got a label, how many an error.
@@ -22,7 +22,7 @@ from absl import app, flags
 
 from errors import UserError, exits_with_message
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _HEADER_BYTES = 64
 # The half with which memory is compared has loaded TensorFlow, traced the network and filled every thread's arena.
 _WARM_SHARE = 0.5

@@ -1,7 +1,7 @@
 """Answers like TensorFlow Serving, from the same SavedModel, where there is no TensorFlow Serving.
 
-For trying the client out and for tests: `python -m serving.stand_in --model_dir=RUN/export`. It listens on this machine
-only, loads one version, doesn't batch, and is no server for production.
+For trying the client out and for tests: `python -m tests.serving.stand_in --model_dir=RUN/export`. It listens on this
+machine only, loads one version, doesn't batch, and is no server for production.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -45,12 +45,14 @@ class Served:
         version: its number.
         loaded: what `tf.saved_model.load` gave.
         before: called before each answer; may sleep, or raise `RefusedError`, to play a slow or a full server.
+        labels: of the versions that were asked for, one a request; None for the newest version.
     """
 
     name: str
     version: int
     loaded: Any
     before: Callable[[], None] = lambda: None
+    labels: list[str | None] = field(default_factory=list)
 
     def answer(self, name: str, signature: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
         """Calls a signature; raises `RefusedError` as TensorFlow Serving would."""
@@ -108,6 +110,7 @@ def _grpc_handler(served: Served) -> grpc.GenericRpcHandler:
     def predict(request: Any, context: grpc.ServicerContext) -> Any:
         inputs = {key: list(tensor.string_val) for key, tensor in request.inputs.items()}
         spec = request.model_spec
+        served.labels.append(spec.version_label or None)
         try:
             outputs = served.answer(spec.name, spec.signature_name or "serving_default", inputs)
         except RefusedError as error:
@@ -154,9 +157,10 @@ def _http_handler(served: Served) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            match = re.fullmatch(r"/v1/models/([^/:]+)(?:/versions/\d+|/labels/[^/:]+)?:predict", self.path)
+            match = re.fullmatch(r"/v1/models/([^/:]+)(?:/versions/\d+|/labels/([^/:]+))?:predict", self.path)
             if not match:
                 return self._send(404, {"error": f"Malformed request: POST {self.path}"})
+            served.labels.append(match[2])
             try:
                 return self._send(200, _predict_json(served, match[1], body))
             except RefusedError as error:

@@ -1,4 +1,4 @@
-"""Kills trainings at random moments, resumes them, and compares their last bits: `python -m benchmarks.kill`.
+"""Kills trainings at random moments, resumes them, and compares their last bits: `python -m tests.reliability.kill`.
 
 With `--power_loss` it isn't the process but the disk below it that ends, with all that was not flushed to it.
 
@@ -9,9 +9,9 @@ nobody disturbed.
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import random
@@ -20,15 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterator
 
 from absl import app, flags
 
-from benchmarks.disk import Disk, mounted
 from errors import UserError, exits_with_message
+from tests.reliability.fingerprint_items import weights
+from tests.reliability.power import Disk, mounted
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _MOST_KILLS = 4
 _LONGEST_STEP_SECONDS = 0.2
 _ANYWHERE = 0.2  # Share of the kills that may also fall into the imports and the scan, where nothing is at stake.
@@ -155,7 +155,7 @@ def _watch(process: subprocess.Popen, place: pathlib.Path, most: int | None) -> 
 def _stamp(place: pathlib.Path) -> int:
     """When something was last saved, of the state or of the features."""
     last = 0
-    for path in (place / "checkpoint" / "state.npz", *_cache(place).glob("darkroom/features/*/progress.json")):
+    for path in (*(place / "checkpoint").glob("**/*"), *_features(place)):
         with contextlib.suppress(OSError):
             last = max(last, path.stat().st_mtime_ns)
     return last
@@ -228,40 +228,34 @@ def _remove(place: pathlib.Path) -> None:
 
 
 def _how_far(place: pathlib.Path) -> str:
-    from training.checkpoint import read_progress
-
     if (place / "test.json").exists():
         return "after the test"
+    if (place / "checkpoint").exists():
+        return f"epoch {len(_history(place)) + 1}"
+    if _features(place):
+        return "features"
+    return "before the first checkpoint" if (place / "config.json").exists() else "before the run folder"
+
+
+def _features(place: pathlib.Path) -> list[pathlib.Path]:
+    return list(_cache(place).glob("darkroom/features/**/*"))
+
+
+def _history(place: pathlib.Path) -> list[dict[str, str]]:
     try:
-        progress = read_progress(str(place))
-    except UserError:
-        return "a damaged checkpoint"
-    if progress is None:
-        if not (place / "config.json").exists():
-            return "before the run folder"
-        records = _cache(place).glob("darkroom/features/*.part/progress.json")
-        rows = [json.loads(record.read_text())["rows"] for record in records]
-        return f"feature {rows[0]}" if rows else "before the first checkpoint"
-    return f"epoch {progress.epoch + 1} step {progress.step}"
+        with open(place / "history.csv", newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
 
 
 def _fingerprint(place: pathlib.Path) -> str:
     """A hash of all arrays of the best model, of the history but for its seconds, and of the test metrics."""
-    import h5py
-
-    from training.run import read_history
-
     digest = hashlib.sha256()
-
-    def add(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            digest.update(f"{name} {item.shape} {item.dtype}".encode() + item[()].tobytes())
-
-    with zipfile.ZipFile(place / "model.keras") as archive, archive.open("model.weights.h5") as member:
-        # Its bytes also hold names such as adam_1, which count the optimisers that the process has made.
-        with h5py.File(member, "r") as file:
-            file.visititems(add)
-    for row in read_history(str(place)):
+    # The bytes of the file also hold names such as adam_1, which count the optimisers that the process has made.
+    for name, values in weights(place).items():
+        digest.update(f"{name} {values.shape} {values.dtype}".encode() + values.tobytes())
+    for row in _history(place):
         digest.update(repr([value for name, value in row.items() if name != "seconds"]).encode())
     digest.update((place / "test.json").read_bytes())
     return digest.hexdigest()
