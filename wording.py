@@ -23,8 +23,9 @@ def command(script: str, *arguments: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 image`, `2,000 images`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """The number with its noun: `1 image`, `2,000 images`, `2 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def suggestion(received: str, legal: Iterable[str]) -> str:

@@ -20,12 +20,6 @@ def shortened(names: Sequence[str]) -> str:
     return printable(", ".join(names[:_LISTED]) + more)
 
 
-def counted(number: int, noun: str) -> str:
-    """The number with its noun: `1 image`, `1,200 images`, `2 classes`."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 def check_class_names(source: str, names: Sequence[str]) -> None:
     """Raises `UserError` for a class name that isn't one line, since labels.txt has a line for each."""
     wrong = [repr(name) for name in names if name.splitlines() != [name]]

@@ -18,6 +18,7 @@ from typing import IO
 
 import numpy as np
 
+import wording
 from data import claims
 from data.files import (
     GIVEN_UP_SECONDS,
@@ -29,7 +30,7 @@ from data.files import (
     reserve,
     write_text,
 )
-from data.names import counted, printable
+from data.names import printable
 from errors import UserError
 
 _RECORD = "progress.json"
@@ -92,7 +93,7 @@ def filling(folder: str, columns: Sequence[Column], rows: int) -> Iterator[Filli
             table.save()
             if table.rows != rows:
                 raise UserError(
-                    f"{printable(part)} is unfinished: it needs {counted(rows, 'row')}. Received: {table.rows:,}. "
+                    f"{printable(part)} is unfinished: it needs {wording.counted(rows, 'row')}. Received: {table.rows:,}. "
                     "Run the same command again."
                 )
         except BaseException:

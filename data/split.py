@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.names import counted, shortened
+import wording
+from data.names import shortened
 from data.source import Source
 from errors import UserError
 
@@ -110,7 +111,7 @@ def _check(source: Source, parts: np.ndarray, copies: int) -> None:
         if part == "train" and missing or not counts.any():
             raise UserError(
                 f"The {part} part must hold pictures{' of each class' if part == 'train' else ''}. Received none of: "
-                f"{shortened(missing)}, from {counted(len(source), 'image')} in "
-                f"{counted(len(source.class_names), 'class')}{_of_which_are_copies(copies)}. Add images "
+                f"{shortened(missing)}, from {wording.counted(len(source), 'image')} in "
+                f"{wording.counted(len(source.class_names), 'class')}{_of_which_are_copies(copies)}. Add images "
                 "(four of a class are the least) or change --train_fraction, --val_fraction and --test_fraction."
             )

@@ -32,6 +32,7 @@ def test_a_command_finds_the_script_from_elsewhere(tmp_path: pathlib.Path, monke
 
 def test_one_is_not_many() -> None:
     assert [wording.counted(n, "image") for n in (0, 1, 2, 1234)] == ["0 images", "1 image", "2 images", "1,234 images"]
+    assert wording.counted(2, "class") == "2 classes"
 
 
 @pytest.mark.parametrize(
