@@ -92,8 +92,9 @@ def filling(folder: str, columns: Sequence[Column], rows: int) -> Iterator[Filli
             yield table
             table.save()
             if table.rows != rows:
+                needed = wording.counted(rows, "row")
                 raise UserError(
-                    f"{printable(part)} is unfinished: it needs {wording.counted(rows, 'row')}. Received: {table.rows:,}. "
+                    f"{printable(part)} is unfinished: it needs {needed}. Received: {table.rows:,}. "
                     "Run the same command again."
                 )
         except BaseException:

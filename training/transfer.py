@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
-from data.files import read_text
 from data.pipeline import AS_IT_IS, View
 from models import freezing
 from training.config import TrainConfig
-from training.run import LABELS
+from training.run import CONFIG, MODEL, Run
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,17 @@ def phases(config: TrainConfig) -> list[Phase]:
 
 
 def class_names_of(weights: str) -> tuple[str, ...] | None:
-    """The classes that the model in a run's model.keras was trained on; None for other files of weights."""
-    labels = os.path.join(os.path.dirname(weights), LABELS)
-    if not weights.endswith(".keras") or not tf.io.gfile.exists(labels):
+    """The classes that a run's model.keras was trained on; None for other files of weights.
+
+    Raises:
+        UserError: a file of the run is damaged, or model.keras is another run's.
+    """
+    folder, name = os.path.split(weights)
+    if name != MODEL or not tf.io.gfile.exists(os.path.join(folder, CONFIG)):
         return None
-    return tuple(read_text(labels).splitlines())
+    run = Run.open(folder)
+    run.check_model()
+    return run.class_names
 
 
 def views(config: TrainConfig) -> tuple[View, ...]:

@@ -236,7 +236,10 @@ class TestWeightsOfARun:
         self.after(picture_folder, before, epochs=1)
         path = before.file("model.keras")
         assert f"Head: new, for that in {path} is for other classes: lying, upright." in capsys.readouterr().out
-        pathlib.Path(before.path, "labels.txt").unlink()
+        pathlib.Path(before.path, "labels.txt").write_text("flat\nupright\n")
+        with pytest.raises(UserError, match="labels.txt"):
+            transfer.class_names_of(path)
+        pathlib.Path(before.path, "config.json").unlink()
         assert transfer.class_names_of(path) is None
 
     def test_the_default_learning_rate_is_that_of_fine_tuning(self, tmp_path: pathlib.Path) -> None:
