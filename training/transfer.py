@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import keras
 
 from data.pipeline import AS_IT_IS, View
-from models import freezing
+from models.layers import freeze_backbone, unfreeze_backbone
 from training.config import TrainConfig
 
 
@@ -67,6 +67,6 @@ def optimizer(phase: Phase, schedule: str, steps_per_epoch: int) -> keras.optimi
 def enter(model: keras.Model, phase: Phase) -> None:
     """Freezes or unfreezes the backbone. Compile afterwards: Keras ignores a change of `trainable` until then."""
     if phase.is_frozen:
-        freezing.freeze_backbone(model)
+        freeze_backbone(model)
     else:
-        freezing.unfreeze_backbone(model)
+        unfreeze_backbone(model)

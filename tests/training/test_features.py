@@ -13,7 +13,7 @@ import models
 from data import folder, resumable
 from data.pipeline import Files, Steps, View, ordered_batches, training_batches
 from errors import UserError
-from models.freezing import freeze_backbone
+from models.layers import freeze_backbone
 from training import features
 from training.distribution import ALONE
 from training.objective import Objective
