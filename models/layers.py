@@ -65,7 +65,8 @@ def preprocessing(mode: str, shape: tuple[int, int, int]) -> keras.Model:
         dtype="float32",
         name="normalization",
     )
-    return keras.Model(pixels, normalization(pixels[..., ::-1] if known.bgr else pixels), name="preprocessing")
+    outputs = normalization(pixels[..., ::-1] if known.bgr else pixels)
+    return _with_stable_names(keras.Model(pixels, outputs, name="preprocessing"))
 
 
 def first_kernel_initializer(mode: str) -> keras.initializers.Initializer:
@@ -103,7 +104,15 @@ def local_response_normalization(x: keras.KerasTensor, name: str) -> keras.Keras
     maps = keras.Input(x.shape[1:], dtype=x.dtype, name="maps")
     values = ops.cast(maps, "float32")
     base = 2.0 + 1e-4 * ops.matmul(ops.square(values), is_near)
-    return keras.Model(maps, values * ops.rsqrt(base * ops.sqrt(base)), name=name)(x)
+    return _with_stable_names(keras.Model(maps, values * ops.rsqrt(base * ops.sqrt(base)), name=name))(x)
+
+
+def _with_stable_names(model: keras.Model) -> keras.Model:
+    """Names operations by their place in the model; Keras numbers them per process, and equal models would differ."""
+    for i, operation in enumerate(model.operations):
+        if not isinstance(operation, keras.Layer):
+            operation.name = f"{type(operation).__name__.lower()}_{i}"
+    return model
 
 
 def adaptive_mean(x: keras.KerasTensor, size: int) -> keras.KerasTensor:

@@ -112,10 +112,11 @@ PLAIN_KERAS = """
 import importlib, json, sys
 import keras, numpy as np
 folder, module = sys.argv[1:]
-assert importlib.util.find_spec("models") is None
 if module:
     sys.path.insert(0, ".")
     importlib.import_module(module)
+else:
+    sys.modules["models"] = None  # As if it were not installed.
 for name in json.load(open(f"{folder}/names.json")):
     model = keras.models.load_model(f"{folder}/{name}.keras")
     batch = np.load(f"{folder}/{name}.pixels.npy")
@@ -159,6 +160,13 @@ def test_plain_keras_opens_every_functional_network(names, transfer, tmp_path):
     for name in names:
         built[name] = models.build(name, 3, image_size=models.find(name).min_image_size, transfer=transfer)
     _opened_elsewhere(built, tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in golden.VARIANTS if not models.find(name).import_needed])
+def test_the_same_network_built_again_has_the_same_configuration(name):
+    first, second = (json.dumps(golden.VARIANTS[name]().get_config(), default=str, sort_keys=True) for _ in range(2))
+
+    assert first == second
 
 
 def test_plain_keras_opens_the_small_networks_also_filled_and_frozen(tmp_path):
