@@ -66,8 +66,9 @@ class ThreePartModel(keras.Model):
             "preprocessing_mode": preprocessing_mode,
             "transfer": transfer,
         }
-        self.preprocessing = preprocessing(preprocessing_mode, tuple(input_size))
-        self.backbone = self.make_backbone(tuple(input_size), units, transfer)
+        height, width, channels = input_size  # A list where it comes from a file.
+        self.preprocessing = preprocessing(preprocessing_mode, (height, width, channels))
+        self.backbone = self.make_backbone((height, width, channels), units, transfer)
         self.head = self.make_head(num_classes)
         (freeze_backbone if frozen else unfreeze_backbone)(self)
         self.build((None, *input_size))
