@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import tensorflow as tf
 
-import models
+from models.layers import last_convolution
 
 _BATCH = 8
 
@@ -26,7 +26,7 @@ def explain(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.n
         float32 in 0-1, shape `(pictures, height, width)`: 1 where the evidence is strongest, all 0 where nothing spoke
         for the class; None for a network without convolutions.
     """
-    name = models.last_convolution(model)
+    name = last_convolution(model)
     if name is None:
         return None
     backbone = model.get_layer("backbone")

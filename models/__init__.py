@@ -1,9 +1,9 @@
-"""The model zoo: one literal table from a model's name to what is known about it, and `build`.
+"""Networks: one literal table from a model's name to what is known about it, and `build`.
 
-Importing this package imports neither Keras nor TensorFlow, so that `--help` is quick; the family files
-(`models/resnet.py`, ...) are imported when a model is built.
+Importing this package imports neither Keras nor TensorFlow, so that `--help` is quick; the file of a family
+(`models/resnet.py`, ...) is imported when a model is built.
 
-To add a model: write its builder in a family file (see `ModelSpec.builder`) and add one row to `REGISTRY`.
+To add a model: write its builder in the file of its family (see `ModelSpec.builder`) and add one row to `REGISTRY`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PublishedFile:
     """One file of ImageNet weights.
 
     Attributes:
-        url: where its publisher keeps it; the last part is the file's name.
+        url: address at its publisher; it ends with the file's name.
         checksum: the whole md5 in hexadecimal, or the first 8 digits of the sha256 (as torchvision publishes it).
     """
 
@@ -36,7 +36,7 @@ class PublishedFile:
 
     @property
     def file_name(self) -> str:
-        """The last part of the address."""
+        """What the address ends with."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -60,12 +60,13 @@ class ModelSpec:
     """What is known about a model before it is built.
 
     Attributes:
-        builder: `module:function`; the function takes (spec, num_classes, image_size, transfer) and gives the model.
+        builder: `module:function`; the function takes (spec, num_classes, image_size, transfer), as `build` explains
+            them, and returns the model. Subclasses of `keras.Model` stand in `models.subclassed`.
         paper: first author, year, and arXiv number or venue.
         image_size: default height and width of the input, in px.
         min_image_size: the smallest height and width that the network's strides leave anything of, in px.
-        channels: 3 (RGB) or 1 (grey).
-        preprocessing: a key of `models.preprocessing.MODES`.
+        channels: 3 (RGB) or 1 (gray).
+        preprocessing: a key of `models.layers.MODES`.
         parameters: exact number of weights, BatchNorm statistics included, at the default size and `classes` classes.
         weights: the published ImageNet weights, or None.
         classes: the number of classes that `parameters` is stated for.
@@ -87,6 +88,12 @@ class ModelSpec:
     def name(self) -> str:
         """The model's name: that of its builder, and its key in the registry."""
         return self.builder.split(":")[1]
+
+    @property
+    def import_needed(self) -> str | None:
+        """The module to import before `keras.models.load_model` opens the saved model; None where Keras is enough."""
+        module = self.builder.split(":")[0]
+        return module if module == "models.subclassed" else None
 
 
 def _keras_files(folder: str, name: str, *, full: str, backbone: str) -> PublishedWeights:
@@ -131,27 +138,27 @@ _RESNET34 = _torch_file("resnet34-b627a593.pth", "torch_resnet")
 # number of parameters, for 1,000 classes or those named; then what only some models have.
 # fmt: off
 REGISTRY: dict[str, ModelSpec] = {
-    "lenet5":      ModelSpec("models.lenet:lenet5",          _LENET,      32,  16, 1, "lecun", 61_706, classes=10),
-    "plain_mlp":   ModelSpec("models.mlp:plain_mlp",         _MLP,        28,  4,  1, "centred", 570_602, classes=10),
-    "bn_mlp":      ModelSpec("models.mlp:bn_mlp",            _BATCH_NORM, 28,  4,  1, "centred", 573_386, classes=10),
-    "deep_mlp":    ModelSpec("models.mlp:deep_mlp",          _MLP,        128, 4,  3, "centred", 50_927_559, classes=2),
-    "multitask":   ModelSpec("models.multitask:multitask",   _MULTITASK,  128, 4,  3, "centred", 50_595_586, classes=2,
+    "lenet5":      ModelSpec("models.lenet:lenet5",        _LENET,      32,  16, 1, "lecun", 61_706, classes=10),
+    "plain_mlp":   ModelSpec("models.mlp:plain_mlp",       _MLP,        28,  4,  1, "centered", 570_602, classes=10),
+    "bn_mlp":      ModelSpec("models.subclassed:bn_mlp",   _BATCH_NORM, 28,  4,  1, "centered", 573_386, classes=10),
+    "deep_mlp":    ModelSpec("models.mlp:deep_mlp",        _MLP,        128, 4,  3, "centered", 50_927_559, classes=2),
+    "multitask":   ModelSpec("models.subclassed:multitask", _MULTITASK, 128, 4,  3, "centered", 50_595_586, classes=2,
                              heads=("class", "brightness")),
-    "alexnet":     ModelSpec("models.alexnet:alexnet",       _ALEXNET,    227, 67, 3, "centred", 62_378_344),
-    "alexnet_owt": ModelSpec("models.alexnet:alexnet_owt",   _OWT,        224, 63, 3, "torch", 61_100_840, _OWT_FILE),
+    "alexnet":     ModelSpec("models.alexnet:alexnet",     _ALEXNET,    227, 67, 3, "centered", 62_378_344),
+    "alexnet_owt": ModelSpec("models.alexnet:alexnet_owt", _OWT,        224, 63, 3, "torch", 61_100_840, _OWT_FILE),
     "squeezenet":  ModelSpec("models.squeezenet:squeezenet", _SQUEEZENET, 227, 31, 3, "caffe", 1_235_496),
-    "vgg16":       ModelSpec("models.vgg:vgg16",             _VGG,        224, 32, 3, "caffe", 138_357_544, _VGG16),
-    "resnet18":    ModelSpec("models.resnet:resnet18",       _RESNET,     224, 32, 3, "torch", 11_699_112, _RESNET18),
-    "resnet34":    ModelSpec("models.resnet:resnet34",       _RESNET,     224, 32, 3, "torch", 21_814_696, _RESNET34),
-    "resnet50":    ModelSpec("models.resnet:resnet50",       _RESNET,     224, 32, 3, "caffe", 25_636_712, _RESNET50),
-    "resnet101":   ModelSpec("models.resnet:resnet101",      _RESNET,     224, 32, 3, "caffe", 44_707_176, _RESNET101),
-    "resnet152":   ModelSpec("models.resnet:resnet152",      _RESNET,     224, 32, 3, "caffe", 60_419_944, _RESNET152),
+    "vgg16":       ModelSpec("models.vgg:vgg16",           _VGG,        224, 32, 3, "caffe", 138_357_544, _VGG16),
+    "resnet18":    ModelSpec("models.resnet:resnet18",     _RESNET,     224, 32, 3, "torch", 11_699_112, _RESNET18),
+    "resnet34":    ModelSpec("models.resnet:resnet34",     _RESNET,     224, 32, 3, "torch", 21_814_696, _RESNET34),
+    "resnet50":    ModelSpec("models.resnet:resnet50",     _RESNET,     224, 32, 3, "caffe", 25_636_712, _RESNET50),
+    "resnet101":   ModelSpec("models.resnet:resnet101",    _RESNET,     224, 32, 3, "caffe", 44_707_176, _RESNET101),
+    "resnet152":   ModelSpec("models.resnet:resnet152",    _RESNET,     224, 32, 3, "caffe", 60_419_944, _RESNET152),
 }
 # fmt: on
 
 
 def find(name: str) -> ModelSpec:
-    """The row of the registry for `name`; raises `UserError` listing the names when there is none."""
+    """The row of the registry for `name`; raises `UserError` with the known names when there is none."""
     if name not in REGISTRY:
         raise UserError(
             f"--model must be one of {', '.join(sorted(REGISTRY))}. Received: --model={name}."
@@ -163,7 +170,7 @@ def find(name: str) -> ModelSpec:
 def build(name: str, num_classes: int, *, image_size: int | None = None, transfer: bool = False) -> keras.Model:
     """Builds a network with random weights.
 
-    The input is `pixels`: RGB (or grey, see `ModelSpec.channels`) in 0-255, uint8 or float, of shape
+    The input is `pixels`: RGB (or gray, see `ModelSpec.channels`) in 0-255, uint8 or float, of shape
     (batch, image_size, image_size, channels). The model has three named layers: `preprocessing`, `backbone`, `head`.
     It gives logits, always float32: (batch, 1) for two classes (positive means class 1), else (batch, num_classes).
     With several heads it gives a dict: `class` (those logits) and `brightness`, (batch, 1) in 0-1.
@@ -172,11 +179,13 @@ def build(name: str, num_classes: int, *, image_size: int | None = None, transfe
         name: a key of `REGISTRY`.
         num_classes: at least 2.
         image_size: height and width in px; None takes the model's own.
-        transfer: for a backbone trained elsewhere: its BatchNorm uses the stored statistics for ever, also while
-            fine-tuning, and the head is the one that suits few pictures (see each family's file).
+        transfer: for a backbone with pretrained weights. Its BatchNorm layers use their stored statistics forever,
+            also while fine-tuning (the batches of a few hundred new images must not overwrite the statistics of a
+            million; gamma and beta train), and VGG16 and SqueezeNet get a head that suits few images: global average
+            pooling and one dense layer. Other networks are the same with and without.
 
     Raises:
-        UserError: for an unknown name, fewer than two classes, or too small a picture.
+        UserError: for an unknown name, fewer than two classes, or images that are too small.
     """
     spec = find(name)
     image_size = spec.image_size if image_size is None else image_size
@@ -188,20 +197,10 @@ def build(name: str, num_classes: int, *, image_size: int | None = None, transfe
 
 
 def check_image_size(name: str, image_size: int) -> None:
-    """Raises `UserError` for pictures of which the strides of the network `name` would leave nothing."""
+    """Raises `UserError` for images of which the strides of the network `name` would leave nothing."""
     spec = find(name)
     if image_size < spec.min_image_size:
         raise UserError(
             f"--model={name} needs --image_size of at least {spec.min_image_size} px (default: {spec.image_size}). "
             f"Received: --image_size={image_size}"
         )
-
-
-def last_convolution(model: keras.Model) -> str | None:
-    """The name, inside `model.get_layer("backbone")`, of the layer that Grad-CAM should look at; None for an MLP.
-
-    See `models.features.last_convolution`.
-    """
-    from models import features
-
-    return features.last_convolution(model)

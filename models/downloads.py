@@ -1,4 +1,8 @@
-"""Fetching published weights once, checked against their publisher's checksum, into Keras's own cache."""
+"""Fetching published weights once, checked against their publisher's checksum, into Keras's own cache.
+
+`keras.utils.get_file` fetches; ours is what it lacks: an error within seconds where there is no network or no answer,
+checksums of which only eight digits are published, and never leaving a wrong file behind.
+"""
 
 from __future__ import annotations
 
@@ -79,16 +83,15 @@ def _is_writable(folder: pathlib.Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-def _is_whole(file: PublishedFile) -> bool:
-    return len(file.checksum) == 32
+def _algorithm(file: PublishedFile) -> str:
+    return "md5" if len(file.checksum) == 32 else "sha256"
 
 
 def _is_right(path: pathlib.Path, file: PublishedFile) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "md5" if _is_whole(file) else "sha256").hexdigest()
-    return digest.startswith(file.checksum)
+        return hashlib.file_digest(stream, _algorithm(file)).hexdigest().startswith(file.checksum)
 
 
 def _check_reachable(spec: ModelSpec, file: PublishedFile) -> None:
@@ -114,7 +117,7 @@ def _check_reachable(spec: ModelSpec, file: PublishedFile) -> None:
 
 @contextlib.contextmanager
 def _stalls_end(seconds: float) -> Iterator[None]:
-    """Makes a connection that says nothing for so long an error; `get_file` itself would wait for ever."""
+    """Makes a connection that says nothing for so long an error; `get_file` itself would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -124,7 +127,7 @@ def _stalls_end(seconds: float) -> Iterator[None]:
 
 
 def _advice(spec: ModelSpec, file: PublishedFile, problem: str) -> str:
-    kind = "md5" if _is_whole(file) else "sha256 starting with"
+    kind = {"md5": "md5", "sha256": "sha256 starting with"}[_algorithm(file)]
     return (
         f"--weights=imagenet: the weights of --model={spec.name} could not be fetched ({problem}). "
         f"Fetch {file.url} ({kind} {file.checksum}) where there is a network and put it at "

@@ -2,17 +2,15 @@
 
 Two families of published weights exist, and they are two networks:
 
-- ResNet-18 and 34 as torchvision has them: convolutions without bias, BatchNorm epsilon 1e-5, RGB normalised by the
+- ResNet-18 and 34 as torchvision has them: convolutions without bias, BatchNorm epsilon 1e-5, RGB normalized by the
   mean and deviation of ImageNet; a stride of 2 sits on the first 3x3 convolution of a block, padded by 1 on every
   side; no projection in the first stage, where the shape does not change.
 - ResNet-50, 101 and 152 as keras.applications has them (from the paper's Caffe files): convolutions with bias,
   epsilon 1.001e-5, BGR minus the Caffe means; version 1 puts the stride on the first 1x1 convolution of a block (1.5
   puts it on the 3x3), and the first block of every stage projects.
 
-Everything else is one network: layer names as in keras.applications (`conv2_block1_1_conv`, ...), He initialisation,
-BatchNorm momentum 0.9 (torch writes 0.1 for it; keras.applications has 0.99, with which the statistics of a short
-training lag for epochs; inference does not depend on it). With `transfer` the BatchNorm statistics never change.
-The head is global average pooling and one dense layer, `predictions`, with `transfer` and without.
+Everything else is one network: layer names as in keras.applications (`conv2_block1_1_conv`, ...), He initialization,
+BatchNorm momentum 0.9 (which torch writes as 0.1). The head is global average pooling and one dense layer.
 """
 
 from __future__ import annotations
@@ -22,9 +20,8 @@ import dataclasses
 import keras
 from keras import layers
 
-from models import ModelSpec, heads
-from models.assembly import compose
-from models.freezing import batch_normalization
+from models import ModelSpec
+from models.layers import batch_normalization, compose, pooled_head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Design:
         bias: whether convolutions have one.
         epsilon: of BatchNorm.
         filters: of the stem and the first stage; each further stage has twice as many.
-        transfer: whether BatchNorm keeps its statistics for ever.
+        transfer: whether BatchNorm keeps its statistics forever.
     """
 
     repeats: tuple[int, ...]
@@ -82,7 +79,7 @@ def resnet152(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool
 
 def _resnet(design: Design, spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) -> keras.Model:
     features = backbone(image_size, spec.channels, dataclasses.replace(design, transfer=transfer))
-    return compose(spec, image_size, features, heads.pooled(features, num_classes))
+    return compose(spec, image_size, features, pooled_head(features, num_classes))
 
 
 def backbone(image_size: int, channels: int, design: Design) -> keras.Model:
@@ -132,4 +129,4 @@ def _convolution(
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)
-    return batch_normalization(design.transfer, epsilon=design.epsilon, momentum=0.9, name=f"{name}_bn")(x)
+    return batch_normalization(design.transfer, epsilon=design.epsilon, name=f"{name}_bn")(x)

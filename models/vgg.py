@@ -5,9 +5,8 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from models import ModelSpec, heads
-from models.assembly import compose
-from models.preprocessing import first_kernel_initializer
+from models import ModelSpec
+from models.layers import compose, first_kernel_initializer, fully_connected_head, pooled_head
 
 # (convolutions, filters) of each block.
 VGG16 = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -17,16 +16,16 @@ def vgg16(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) ->
     """VGG16, 224 px: 138,357,544 weights for 1,000 classes, 14,714,688 of them in the backbone.
 
     As in keras.applications: 3x3 convolutions padded to `same` of stride 1 with bias and ReLU, 2x2 max pooling of
-    stride 2, neither BatchNorm nor response normalisation, BGR minus the Caffe means, layer names `block1_conv1`, ...
-    The head has the paper's dropout of 0.5 after `fc1` and `fc2`, which keras.applications leaves out; logits don't
-    change. He initialisation, without which sixteen layers without BatchNorm don't start to learn (the paper grew
-    them from a smaller network).
+    stride 2, BGR minus the Caffe means, layer names `block1_conv1`, ...
+    The head has the paper's dropout of 0.5 after `fc1` and `fc2`, which keras.applications leaves out; it changes
+    no logit. He initialization, without which sixteen layers without BatchNorm don't start to learn (the paper
+    initialized them from a smaller network).
 
     With `transfer` the head is global average pooling and one dense layer in place of the 124 million weights of the
     fully connected one.
     """
     features = backbone(image_size, spec.channels, VGG16)
-    head = heads.pooled if transfer else heads.fully_connected
+    head = pooled_head if transfer else fully_connected_head
     return compose(spec, image_size, features, head(features, num_classes))
 
 

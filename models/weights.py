@@ -1,21 +1,24 @@
-"""Filling a model with weights from elsewhere: all of the backbone, or an error and nothing changed."""
+"""Filling a model with weights from elsewhere (all or nothing), and opening the trained model of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import pathlib
+import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import models
 from errors import UserError
-from models import downloads, torch_weights, weight_files
-from models.local_copy import local_copy
-from models.weight_files import BadFileError, Tensors
+from models import downloads, weight_formats
+from models.layers import unfreeze_backbone
+from models.weight_formats import BadFileError, Tensors
 
 # Layers of published heads: a file "with top" may hold them though only the backbone is wanted.
 _HEAD_LAYERS = frozenset({"fc1", "fc2", "fc1000", "predictions", "probs", "conv10", "class_logits", "brightness"})
@@ -40,8 +43,9 @@ def load(model: keras.Model, name: str, source: str, *, include_head: bool = Fal
     spec = models.find(name)
     path = str(downloads.fetch(spec, include_head)) if source == "imagenet" else source
     parts = [model.get_layer("backbone")] + ([model.get_layer("head")] if include_head else [])
+    layout = spec.weights.layout if spec.weights else None
     try:
-        with local_copy(path) as file, _opened(file, spec) as tensors:
+        with local_copy(path) as file, weight_formats.opened(file, layout) as tensors:
             values = _matched(parts, _renamed(parts, tensors) if source == "imagenet" else tensors)
     except BadFileError as problem:
         raise UserError(
@@ -53,20 +57,16 @@ def load(model: keras.Model, name: str, source: str, *, include_head: bool = Fal
         variable.assign(value)
 
 
-def _opened(file: pathlib.Path, spec: models.ModelSpec) -> contextlib.AbstractContextManager[Tensors]:
-    if not file.is_file():
-        raise BadFileError("there is no such file")
-    return weight_files.opened(file, torch_reader=lambda path: torch_weights.read(path, spec))
-
-
 def holds_head(model: keras.Model, name: str, source: str) -> bool:
     """Whether the file at `source` has every layer of the head of `model`, in its shapes; `load` says what is wrong."""
+    spec = models.find(name)
+    layout = spec.weights.layout if spec.weights else None
     try:
-        with local_copy(source) as file, _opened(file, models.find(name)) as tensors:
+        with local_copy(source) as file, weight_formats.opened(file, layout) as tensors:
             return all(
                 [tuple(value.shape) for value in tensors.get(layer.name, [])]
                 == [tuple(variable.shape) for variable in layer.weights]
-                for layer in weight_files.layers_with_weights(model.get_layer("head"))
+                for layer in layers_with_weights(model.get_layer("head"))
             )
     except BadFileError:
         return False
@@ -78,22 +78,57 @@ def load_trained(path: str | pathlib.Path) -> keras.Model:
     Raises:
         UserError: the file is missing, damaged, holds code, or is not a model of this program.
     """
-    for spec in models.REGISTRY.values():
-        importlib.import_module(spec.builder.split(":")[0])
+    importlib.import_module("models.subclassed")  # Registers its classes.
     try:
         with local_copy(str(path)) as file:
-            if not zipfile.is_zipfile(file):
-                raise BadFileError(weight_files.described(file) if file.is_file() else "there is no such file")
-            weight_files.check_archive(file)
+            _check_trained(file)
             model = keras.saving.load_model(file, compile=False, safe_mode=True)
         for part in ("preprocessing", "backbone", "head"):
             model.get_layer(part)
     except Exception as problem:  # A damaged or hostile archive can raise anything.
         raise UserError(
             f"{path} must be a model.keras written by train.py, whole and without code in it. "
-            f"Reading it failed: {weight_files.first_line(problem)}. Use another run, or train again."
+            f"Reading it failed: {weight_formats.first_line(problem)}. Use another run, or train again."
         ) from problem
+    if model.get_layer("backbone").trainable:
+        # Keras saves whether a layer trains, but not which of its variables.
+        unfreeze_backbone(model)
     return model
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[pathlib.Path]:
+    """A local path with the content of `path`, for libraries that know local files only (h5py, zipfile).
+
+    A file of another file system, any that `tf.io.gfile` understands, is copied to the temporary folder while the
+    block runs. Where there is no file, the path is of no file either.
+    """
+    if "://" not in path:
+        yield pathlib.Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
+        # The name tells the format.
+        local = os.path.join(folder, os.path.basename(path.rstrip("/")))
+        if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+            tf.io.gfile.copy(path, local)
+        yield pathlib.Path(local)
+
+
+def layers_with_weights(part: keras.Layer) -> list[keras.Layer]:
+    """Every innermost layer that holds weights, in order; the seeds of random layers don't count."""
+    inner = part.layers if isinstance(part, keras.Model) else []
+    if not inner:
+        return [part] if part.weights else []
+    return [found for layer in inner for found in layers_with_weights(layer)]
+
+
+def _check_trained(file: pathlib.Path) -> None:
+    if not zipfile.is_zipfile(file):
+        raise BadFileError(weight_formats.described(file) if file.is_file() else "there is no such file")
+    weight_formats.check_archive(file)
+    with zipfile.ZipFile(file) as archive:
+        if b'"darkroom>Preprocessing"' in archive.read("config.json"):
+            raise BadFileError("it was written by an earlier version of this program, whose layers are no more")
 
 
 def _renamed(parts: list[keras.Model], tensors: Tensors) -> Tensors:
@@ -102,7 +137,7 @@ def _renamed(parts: list[keras.Model], tensors: Tensors) -> Tensors:
     Keras itself reads these files by the order of their layers, so the order can be relied on; in a stranger's file
     it can't: the first ResNet50 of Keras has two layers of equal shape the other way round.
     """
-    names = [layer.name for part in parts for layer in weight_files.layers_with_weights(part)]
+    names = [layer.name for part in parts for layer in layers_with_weights(part)]
     if len(tensors) != len(names) or all(name in tensors for name in names):
         return tensors
     return dict(zip(names, tensors.values(), strict=True))
@@ -110,7 +145,7 @@ def _renamed(parts: list[keras.Model], tensors: Tensors) -> Tensors:
 
 def _matched(parts: list[keras.Model], tensors: Tensors) -> list[tuple[keras.Variable, np.ndarray]]:
     """Pairs every variable of the parts with its value; raises BadFileError unless all fit."""
-    layers = {layer.name: layer for part in parts for layer in weight_files.layers_with_weights(part)}
+    layers = {layer.name: layer for part in parts for layer in layers_with_weights(part)}
     found = {name: _tensors_of(name, tensors) for name in layers}
     missing = [name for name, values in found.items() if values is None]
     extra = [name for name in tensors if name not in layers and name not in _HEAD_LAYERS]
@@ -123,7 +158,7 @@ def _matched(parts: list[keras.Model], tensors: Tensors) -> list[tuple[keras.Var
         if expected != received:
             raise BadFileError(f"layer {name} has weights of shapes {received} there, {expected} in the network")
         pairs.extend(zip(layer.weights, values, strict=True))
-    return [(variable, weight_files.as_array(value)) for variable, value in pairs]
+    return [(variable, weight_formats.as_array(value)) for variable, value in pairs]
 
 
 def _tensors_of(name: str, tensors: Tensors) -> list | None:

@@ -12,14 +12,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from models.freezing import InferenceBatchNormalization
-
 
 def join(model: keras.Model) -> None:
     """Lets every BatchNormalization of `model` that is trained use the statistics of all slices of a batch."""
     for layer in model._flatten_layers():
-        is_fixed = isinstance(layer, InferenceBatchNormalization)
-        if isinstance(layer, keras.layers.BatchNormalization) and not is_fixed:
+        if isinstance(layer, keras.layers.BatchNormalization):
             layer._moments = functools.partial(_moments, layer)
 
 

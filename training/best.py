@@ -11,7 +11,7 @@ import keras
 
 from data.local_file import replacing_from_local
 from models import weights
-from models.local_copy import local_copy
+from models.weights import local_copy
 from training.run import MODEL, read_history, recorded_checksums
 
 

@@ -265,8 +265,8 @@ def _fit(
     callbacks: list[keras.callbacks.Callback],
 ) -> None:
     # Features come with their targets; pictures get theirs from the pixels that the model sees.
-    targets = job.objective.targets if trainee is job.model else None
-    level = job.config.augment if trainee is job.model else "none"
+    targets = job.objective.targets if job.sees_pixels(trainee) else None
+    level = job.config.augment if job.sees_pixels(trainee) else "none"
     make = functools.partial(
         training_batches, train_rows, steps, level=level, targets=targets, elsewhere=job.elsewhere(train_rows)
     )

@@ -12,6 +12,7 @@ import models
 from data import service
 from data.cache import keep_decoded
 from data.pipeline import Elsewhere, Files, Rows, Table, Targets, ordered_batches, steps_per_epoch
+from models.layers import frozen
 from training import features, transfer
 from training.agreement import Agreement
 from training.config import TrainConfig
@@ -63,9 +64,17 @@ class Job:
         That is pixels, or features where a frozen backbone always gives the same.
         """
         if not phase.is_frozen or (self.config.augment != "none" and not self.config.augmented_views):
-            return self.model, *self.decoded
+            return (self._frozen if phase.is_frozen else self.model), *self.decoded
         train = self._features("train", "features for training", views=transfer.views(self.config))
         return self._halves[1], train, self._features("val", "features for validation")
+
+    def sees_pixels(self, trainee: keras.Model) -> bool:
+        """Whether `trainee` is fitted on images, and not on the features of a frozen backbone."""
+        return trainee is self.model or trainee is self._frozen
+
+    @functools.cached_property
+    def _frozen(self) -> keras.Model:
+        return frozen(self.model)
 
     @functools.cached_property
     def _halves(self) -> tuple[features.Front, keras.Model]:
@@ -85,7 +94,7 @@ class Job:
 
     def validation(self, trainee: keras.Model, rows: Rows) -> Any:
         """Batches to evaluate `trainee` on."""
-        targets = self.objective.targets if trainee is self.model else None
+        targets = self.objective.targets if self.sees_pixels(trainee) else None
         size, elsewhere = self.config.batch_size, self.elsewhere(rows)
         return self.team.batches(lambda share: ordered_batches(rows, size, targets, share, elsewhere=elsewhere))
 

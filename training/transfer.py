@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from data.pipeline import AS_IT_IS, View
-from models import freezing
+from models.layers import freeze_backbone, unfreeze_backbone
 from training.config import TrainConfig
 from training.run import CONFIG, MODEL, Run
 
@@ -91,6 +91,6 @@ def _learning_rate(phase: Phase, steps_per_epoch: int) -> float | keras.optimize
 def enter(model: keras.Model, phase: Phase) -> None:
     """Freezes or unfreezes the backbone. Compile afterwards: Keras ignores a change of `trainable` until then."""
     if phase.is_frozen:
-        freezing.freeze_backbone(model)
+        freeze_backbone(model)
     else:
-        freezing.unfreeze_backbone(model)
+        unfreeze_backbone(model)

@@ -7,7 +7,7 @@ import zlib
 import keras
 import numpy as np
 
-from models.weight_files import layers_with_weights
+from models.weights import layers_with_weights
 
 
 def fill(model: keras.Model) -> None:

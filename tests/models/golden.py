@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 import models
-from models import alexnet, heads, lenet, mlp, multitask, resnet, squeezenet, vgg
-from models.assembly import compose
+from models import alexnet, lenet, mlp, resnet, squeezenet, subclassed, vgg
+from models.layers import compose, convolutional_head, fully_connected_head, linear_head, pooled_head
 from tests.models.deterministic import fill, pixels
 
 FILE = pathlib.Path(__file__).with_suffix(".json")
@@ -39,36 +39,34 @@ def _composed(name: str, image_size: int, backbone: keras.Model, head: Callable[
 
 VARIANTS: dict[str, Callable[[], keras.Model]] = {
     "lenet5": lambda: _composed(
-        "lenet5", 20, lenet.backbone(20, 1, (("c1", 2), ("c3", 3)), (("c5", 5), ("f6", 4))), heads.linear
+        "lenet5", 20, lenet.backbone(20, 1, (("c1", 2), ("c3", 3)), (("c5", 5), ("f6", 4))), linear_head
     ),
-    "plain_mlp": lambda: _composed("plain_mlp", 6, mlp.backbone(6, 1, (5, 4)), heads.linear),
-    "bn_mlp": lambda: mlp.BatchNormMLP((6, 6, 1), (5, 4), 3),
-    "multitask": lambda: multitask.MultiTaskNet((6, 6, 3), (5, 4), 2),
+    "plain_mlp": lambda: _composed("plain_mlp", 6, mlp.backbone(6, 1, (5, 4)), linear_head),
+    "bn_mlp": lambda: subclassed.BatchNormMLP((6, 6, 1), (5, 4), 3),
+    "multitask": lambda: subclassed.MultiTaskNet((6, 6, 3), (5, 4), 2),
     "alexnet": lambda: _composed(
-        "alexnet", 75, alexnet.backbone(75, 3, TINY_ALEXNET, dense_units=24, dropout_first=False), heads.linear
+        "alexnet", 75, alexnet.backbone(75, 3, TINY_ALEXNET, dense_units=24, dropout_first=False), linear_head
     ),
     "alexnet_owt": lambda: _composed(
-        "alexnet_owt", 64, alexnet.backbone(64, 3, TINY_OWT, dense_units=6, dropout_first=True, maps=2), heads.linear
+        "alexnet_owt", 64, alexnet.backbone(64, 3, TINY_OWT, dense_units=6, dropout_first=True, maps=2), linear_head
     ),
     "squeezenet": lambda: _composed(
-        "squeezenet", 35, squeezenet.backbone(35, 3, 5, TINY_SQUEEZENET), heads.convolutional
+        "squeezenet", 35, squeezenet.backbone(35, 3, 5, TINY_SQUEEZENET), convolutional_head
     ),
-    "vgg16": lambda: _composed("vgg16", 12, vgg.backbone(12, 3, ((1, 3), (2, 4))), heads.fully_connected, units=6),
-    "resnet18": lambda: _composed("resnet18", 30, resnet.backbone(30, 3, TINY_BASIC), heads.pooled),
-    "resnet50": lambda: _composed("resnet50", 30, resnet.backbone(30, 3, TINY_BOTTLENECK), heads.pooled),
+    "vgg16": lambda: _composed("vgg16", 12, vgg.backbone(12, 3, ((1, 3), (2, 4))), fully_connected_head, units=6),
+    "resnet18": lambda: _composed("resnet18", 30, resnet.backbone(30, 3, TINY_BASIC), pooled_head),
+    "resnet50": lambda: _composed("resnet50", 30, resnet.backbone(30, 3, TINY_BOTTLENECK), pooled_head),
 }
-# Models that differ from a variant above in widths and repeats only.
-SAME_CODE = {"deep_mlp": "plain_mlp", "resnet34": "resnet18", "resnet101": "resnet50", "resnet152": "resnet50"}
 
 
 def input_size(model: keras.Model) -> tuple[int, int, int]:
-    """Height, width and channels of a picture; subclassed models tell them by their constructor only."""
+    """Height, width and channels of an image; subclassed models tell them by their constructor only."""
     config = model.get_config()
     return tuple(config["input_size"]) if "input_size" in config else model.input_shape[1:]
 
 
 def outputs(name: str) -> dict[str, list[list[float]]]:
-    """Head -> its values for two pictures."""
+    """Head -> its values for two images."""
     model = VARIANTS[name]()
     fill(model)
     height, _, channels = input_size(model)

@@ -1,4 +1,4 @@
-"""Every family learns a handful of pictures by heart: no disconnected layer, no dead activation."""
+"""Every family learns a handful of images by heart: no disconnected layer, no dead activation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import mlp, multitask
+from models import mlp, subclassed
 from tests.models import golden
 from tests.models.deterministic import pixels
 
@@ -38,10 +38,10 @@ def test_a_tiny_network_overfits_and_every_weight_moves(name):
     assert all(moved)
 
 
-def test_the_brightness_of_new_pictures_is_learnt_beside_a_class_that_only_can_be_memorised():
+def test_the_brightness_of_new_images_is_learned_beside_a_class_that_can_only_be_memorised():
     keras.utils.set_random_seed(4)
-    (train, val), labels = _noisy_pictures(192, 64), np.random.default_rng(5).integers(0, 2, (192, 1))
-    model = multitask.MultiTaskNet((48, 48, 3), (64, 16), 2)
+    (train, val), labels = _noisy_images(192, 64), np.random.default_rng(5).integers(0, 2, (192, 1))
+    model = subclassed.MultiTaskNet((48, 48, 3), (64, 16), 2)
     model.compile(
         optimizer=keras.optimizers.Adam(1e-3),
         loss={"class": keras.losses.BinaryCrossentropy(from_logits=True), "brightness": "mse"},
@@ -57,7 +57,7 @@ def test_the_brightness_of_new_pictures_is_learnt_beside_a_class_that_only_can_b
 
 
 @pytest.mark.parametrize("image_size", [16, 128])
-def test_a_step_of_adam_moves_a_unit_as_far_whatever_the_size_of_the_picture(image_size):
+def test_a_step_of_adam_moves_a_unit_as_far_whatever_the_size_of_the_image(image_size):
     keras.utils.set_random_seed(6)
     backbone = mlp.backbone(image_size, 3, (64,))
     before_relu = keras.Model(backbone.input, backbone.get_layer("hidden1").output)
@@ -74,12 +74,12 @@ def test_a_step_of_adam_moves_a_unit_as_far_whatever_the_size_of_the_picture(ima
     assert 0.7 < before.std() < 0.95
 
 
-def _noisy_pictures(*counts: int) -> list[np.ndarray]:
+def _noisy_images(*counts: int) -> list[np.ndarray]:
     generator = np.random.default_rng(8)
     shades = [generator.uniform(60, 190, (count, 1, 1, 1)) for count in counts]
     noisy = [shade + generator.normal(0, 40, (len(shade), 48, 48, 3)) for shade in shades]
-    return [pictures.clip(0, 255).astype("float32") for pictures in noisy]
+    return [images.clip(0, 255).astype("float32") for images in noisy]
 
 
-def _brightness(pictures: np.ndarray) -> np.ndarray:
-    return pictures.mean((1, 2, 3))[:, np.newaxis] / 255
+def _brightness(images: np.ndarray) -> np.ndarray:
+    return images.mean((1, 2, 3))[:, np.newaxis] / 255

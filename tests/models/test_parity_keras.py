@@ -10,7 +10,7 @@ from keras.src.legacy.saving import legacy_h5_format
 
 import models
 from models import weights
-from models.weight_files import layers_with_weights
+from models.weights import layers_with_weights
 from tests.models.deterministic import fill, pixels
 
 IMAGE_SIZE = 64

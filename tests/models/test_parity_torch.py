@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
 import models
 from errors import UserError
-from models import heads, resnet, torch_weights, weights
-from models.assembly import compose
-from models.weight_files import layers_with_weights
+from models import resnet, weight_formats, weights
+from models.layers import compose, local_response_normalization, pooled_head
+from models.weights import layers_with_weights
 from tests.models.deterministic import pixels
 
 torch = pytest.importorskip("torch")
@@ -47,8 +48,10 @@ def test_a_narrow_resnet_of_the_full_depth(name):
     network = torch_networks.randomize(torch_networks.DeepResNet(torch_networks.DEEP_RESNETS[name], 4, num_classes=7))
     design = {"resnet50": resnet.RESNET50, "resnet101": resnet.RESNET101, "resnet152": resnet.RESNET152}[name]
     backbone = resnet.backbone(40, 3, dataclasses.replace(design, filters=4))
-    model = compose(models.find(name), 40, backbone, heads.pooled(backbone, 7))
-    values = torch_weights.convert({key: value.numpy() for key, value in network.state_dict().items()}, "torch_resnet")
+    model = compose(models.find(name), 40, backbone, pooled_head(backbone, 7))
+    values = weight_formats.from_state_dict(
+        {key: value.numpy() for key, value in network.state_dict().items()}, "torch_resnet"
+    )
     for layer in [*layers_with_weights(backbone), *layers_with_weights(model.get_layer("head"))]:
         layer.set_weights(values.pop(layer.name))
     batch = pixels(2, 40, 3)
@@ -92,12 +95,13 @@ def test_lenet5():
 
 
 def test_local_response_normalization_is_torchs_with_alpha_over_five():
-    from models.alexnet import LocalResponseNormalization
-
     x = np.random.RandomState(0).standard_normal((2, 3, 3, 9)).astype("float32") * 30
     expected = torch.nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2)(torch.tensor(x).permute(0, 3, 1, 2))
 
-    np.testing.assert_allclose(LocalResponseNormalization()(x), expected.permute(0, 2, 3, 1), rtol=1e-5)
+    maps = keras.Input(x.shape[1:])
+    network = keras.Model(maps, local_response_normalization(maps, "norm"))
+
+    np.testing.assert_allclose(network(x), expected.permute(0, 2, 3, 1), rtol=1e-5)
 
 
 def test_a_state_dict_of_another_network_changes_nothing(alexnet, tmp_path):

@@ -1,4 +1,4 @@
-"""SqueezeNet with its published weights on real pictures."""
+"""SqueezeNet with its published weights on real images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sklearn.model_selection import cross_val_predict
 
 import models
 from models import weights
-from models.weight_files import layers_with_weights
+from models.weights import layers_with_weights
 
 FILE = "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5"
-PICTURES_A_CLASS = 100
+IMAGES_PER_CLASS = 100
 
 
 def _pixels(path) -> np.ndarray:
@@ -27,9 +27,9 @@ def cats_and_dogs(request) -> tuple[np.ndarray, np.ndarray]:
     paths = [
         path
         for name in ("cat", "dog")
-        for path in sorted((shared / "data/cat_dog" / name).iterdir())[:PICTURES_A_CLASS]
+        for path in sorted((shared / "data/cat_dog" / name).iterdir())[:IMAGES_PER_CLASS]
     ]
-    return np.stack([_pixels(path) for path in paths]), np.repeat([0, 1], PICTURES_A_CLASS)
+    return np.stack([_pixels(path) for path in paths]), np.repeat([0, 1], IMAGES_PER_CLASS)
 
 
 def _accuracy(features: np.ndarray, labels: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import models
-from models.weight_files import layers_with_weights
+from models.weights import layers_with_weights
 from serving import export, other_formats, signatures
 from serving.metadata import Metadata
 from tests.models.deterministic import fill, pixels

@@ -14,7 +14,7 @@ from tensorflow.python.framework.config import disable_op_determinism
 import models
 from data import augment, folder
 from data.pipeline import Files, Steps, View, ordered_batches, training_batches
-from models.freezing import freeze_backbone
+from models.layers import freeze_backbone
 from training import features
 from training.distribution import ALONE, Distribution
 from training.objective import Objective

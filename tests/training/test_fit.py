@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -131,6 +132,24 @@ def test_two_heads_count_every_image_once(picture_folder: pathlib.Path) -> None:
     for split, prefix in (("train", ""), ("val", "val_")):
         for name, value in head_losses(run, split).items():
             assert float(row[prefix + name]) == pytest.approx(value, rel=1e-5, abs=2e-6), (split, name)
+
+
+def test_a_frozen_backbone_with_dropout_keeps_its_weights_under_augmentation_and_plain_keras_opens_the_model(
+    picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    small = dataclasses.replace(models.find("alexnet_owt"), builder="tests.training.small_networks:alexnet_owt")
+    monkeypatch.setitem(models.REGISTRY, "alexnet_owt", small)
+    settings = {"model": "alexnet_owt", "image_size": 64, "freeze": True, "augment": "basic", "learning_rate": 1e-3}
+    settings["weights"] = pretrained(tmp_path, "alexnet_owt", 64)
+    run = train(config(picture_folder, **settings), command="")
+
+    before = models.build("alexnet_owt", 2, image_size=64)
+    before.load_weights(settings["weights"])
+    model = keras.models.load_model(run.file("model.keras"))
+    for part, same in (("backbone", True), ("head", False)):
+        pairs = zip(before.get_layer(part).get_weights(), model.get_layer(part).get_weights(), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs) is same, part
+    assert [row["phase"] for row in run.history()] == ["head", "head"]
 
 
 @pytest.mark.parametrize(("augment", "views"), [("none", 0), ("basic", 0), ("full", 2)])
