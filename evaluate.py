@@ -20,8 +20,8 @@ _RUN = flags.DEFINE_string("run", None, "Folder of the run that train.py has wri
 _DATA = flags.DEFINE_string(
     "data",
     None,
-    "Where the images are: a folder with one sub-folder a class, a .csv of path,label, a TensorFlow Datasets name, or "
-    "digits. Evaluates the run's own test split where its images have moved there unchanged, else all images there, "
+    "Where the images are: a folder with one sub-folder per class, a .csv of path,label, a TensorFlow Datasets name, "
+    "or digits. Evaluates the run's own test split where its images have moved there unchanged, else all images there, "
     "with classes matched by name. Default: the run's test split, where it was.",
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "With --data=NAME: folder of prepared TensorFlow Datasets.")
@@ -29,7 +29,7 @@ _EXPORT = flags.DEFINE_string(
     "export", None, "SavedModel to evaluate in place of the run's model: a version's folder, or the folder of versions."
 )
 _COMPARE = flags.DEFINE_boolean("compare", False, "Compare the runs that follow: evaluate.py --compare RUN RUN ...")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Pictures a step, 1 or more.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per step, 1 or more.", lower_bound=1)
 
 # A wider table doesn't fit a terminal.
 _MOST_PRINTED_CLASSES = 12
@@ -105,7 +105,7 @@ def _summary(assessment: Assessment) -> str:
     base = numbers["baseline"]
     noun = "image" if assessment.subject.is_own else "other image"
     paragraphs = [
-        f"Accuracy on {wording.counted(numbers['pictures'], noun)} of {numbers['pictures_of']}: "
+        f"Accuracy on {wording.counted(numbers['images'], noun)} of {numbers['images_of']}: "
         f"{tables.percent(numbers['accuracy'])} (95 % interval: {low} to {high}).\n"
         f'Always "{base["class"]}": {tables.percent(base["accuracy"])}.',
         tables.per_class(numbers),

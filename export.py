@@ -21,7 +21,7 @@ _FORMAT = flags.DEFINE_enum(
     "format",
     "saved_model",
     ["saved_model", "tflite", "onnx"],
-    "saved_model: EXPORT_DIR/VERSION/ for TensorFlow Serving, takes encoded pictures and gives labels. "
+    "saved_model: EXPORT_DIR/VERSION/ for TensorFlow Serving, takes encoded images and gives labels. "
     "tflite, onnx: EXPORT_DIR/model.tflite or model.onnx, takes pixels in 0-255 and gives logits.",
 )
 _EXPORT_DIR = flags.DEFINE_string(

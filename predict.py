@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.run import Run
 
 _RUN = flags.DEFINE_string("run", None, "Folder of the run that train.py has written, such as runs/NAME.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Pictures a step, 1 or more.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per step, 1 or more.", lower_bound=1)
 answers.define_flags()
 flags.adopt_module_key_flags(answers)
 flags.mark_flag_as_required("run")
@@ -30,7 +30,7 @@ flags.mark_flag_as_required("run")
 def main(argv: list[str]) -> int:
     """Reads the flags and writes a row for each image; gives the exit code."""
     if not argv[1:]:
-        raise errors.UserError("predict.py needs pictures or folders of them. Example: predict.py --run=RUN photos/.")
+        raise errors.UserError("predict.py needs images or folders of them. Example: predict.py --run=RUN photos/.")
     answers.check_flags(flags.FLAGS)
     # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
     startup.load_tensorflow()
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     run = Run.open(_RUN.value or "")
     paths = prediction_rows.find(argv[1:])
     if not paths:
-        raise errors.UserError(f"There must be a picture at least. Received no file in: {', '.join(argv[1:])}.")
+        raise errors.UserError(f"There must be an image at least. Received no file in: {', '.join(argv[1:])}.")
     has_brightness = "brightness" in models.find(run.config.model).heads
     layout = answers.Layout(paths, [printable(name) for name in run.class_names], has_brightness)
     return answers.write(_predict(run, paths), layout, flags.FLAGS)

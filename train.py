@@ -1,4 +1,4 @@
-"""Trains a network on labelled pictures: `python train.py --model=resnet50 --freeze --data=photos/`."""
+"""Trains a network on labelled images: `python train.py --model=resnet50 --freeze --data=photos/`."""
 
 from __future__ import annotations
 

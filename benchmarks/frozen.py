@@ -1,6 +1,6 @@
 """Ten epochs of a new head on a frozen ResNet50: ours, plain Keras, and one bare forward pass.
 
-`python -m benchmarks.frozen --data=cat_dog/`; `--pictures=N` takes N of each class, for a machine without a GPU.
+`python -m benchmarks.frozen --data=cat_dog/`; `--images=N` takes N of each class, for a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import startup
 _SIZE = 224
 _BATCH = 32
 
-flags.DEFINE_string("data", "cat_dog", "Folder with one sub-folder a class.")
-flags.DEFINE_integer("pictures", None, "Pictures of each class. Default: all.")
-flags.DEFINE_integer("epochs", 10, "Passes over the training pictures.")
+flags.DEFINE_string("data", "cat_dog", "Folder with one sub-folder per class.")
+flags.DEFINE_integer("images", None, "Images of each class. Default: all.")
+flags.DEFINE_integer("epochs", 10, "Number of training epochs.")
 flags.DEFINE_integer("repeats", 1, "Times that everything is measured; the median counts.")
 flags.DEFINE_string("json", None, "File for the figures.")
 
 
 def main(argv: list[str]) -> None:
-    """Prints one table; every contestant sees the same pictures with the same random backbone."""
+    """Prints one table; every contestant sees the same images with the same random backbone."""
     if not os.path.isdir(flags.FLAGS.data):
         raise errors.UserError(f"--data must be a folder of classes. Received: --data={flags.FLAGS.data}.")
     startup.load_tensorflow()
     from benchmarks.table import as_markdown, machine, measure_side_by_side, seconds_of, write_json
 
     with tempfile.TemporaryDirectory() as folder:
-        data = _some_pictures(flags.FLAGS.data, folder, flags.FLAGS.pictures)
+        data = _some_images(flags.FLAGS.data, folder, flags.FLAGS.images)
         weights = _random_weights(folder)
         contestants = {
             "ours, first run": lambda: seconds_of(lambda: _ours(data, weights, folder, forget=True)),
@@ -42,9 +42,9 @@ def main(argv: list[str]) -> None:
             "one bare forward pass": lambda: _bare_forward(data),
         }
         rows = measure_side_by_side(contestants, flags.FLAGS.repeats)
-        count = len(_pictures(data))
+        count = len(_images(data))
     print(" | ".join(machine().values()), "\n")
-    title = f"{flags.FLAGS.epochs} epochs, frozen ResNet50, {count:,} pictures"
+    title = f"{flags.FLAGS.epochs} epochs, frozen ResNet50, {count:,} images"
     print(as_markdown(title, "seconds", rows, compare="ours, first run"))
     if flags.FLAGS.json:
         write_json(flags.FLAGS.json, {title: rows})
@@ -90,7 +90,7 @@ def _plain_keras(data: str) -> None:
 
 
 def _bare_forward(data: str) -> float:
-    """Seconds of the forward pass alone over all pictures, decoded beforehand."""
+    """Seconds of the forward pass alone over all images, decoded beforehand."""
     import tensorflow as tf
 
     import models
@@ -119,18 +119,18 @@ def _random_weights(folder: str) -> str:
     return path
 
 
-def _pictures(data: str) -> list[pathlib.Path]:
+def _images(data: str) -> list[pathlib.Path]:
     return sorted(path for path in pathlib.Path(data).glob("*/*") if path.is_file())
 
 
-def _some_pictures(data: str, folder: str, count: int | None) -> str:
+def _some_images(data: str, folder: str, count: int | None) -> str:
     if count is None:
         return data
-    target = pathlib.Path(folder, "pictures")
-    for name in sorted({path.parent.name for path in _pictures(data)}):
+    target = pathlib.Path(folder, "images")
+    for name in sorted({path.parent.name for path in _images(data)}):
         (target / name).mkdir(parents=True)
-        for picture in [path for path in _pictures(data) if path.parent.name == name][:count]:
-            os.symlink(picture.resolve(), target / name / picture.name)
+        for image in [path for path in _images(data) if path.parent.name == name][:count]:
+            os.symlink(image.resolve(), target / name / image.name)
     return str(target)
 
 

@@ -1,4 +1,4 @@
-"""Pictures a second from JPEG files to batches: ours, plain Keras, torchvision, and the decoder alone.
+"""Images per second from JPEG files to batches: ours, plain Keras, torchvision, and the decoder alone.
 
 `python -m benchmarks.input_pipeline --data=cat_dog/`
 """
@@ -19,10 +19,10 @@ import startup
 
 _SIZE = 224
 _BATCH = 32
-# Passes over pictures that are in memory, which take a fraction of a second each.
+# Passes over images that are in memory, which take a fraction of a second each.
 _MANY = 20
 
-flags.DEFINE_string("data", "cat_dog", "Folder with one sub-folder a class.")
+flags.DEFINE_string("data", "cat_dog", "Folder with one sub-folder per class.")
 flags.DEFINE_integer("repeats", 3, "Times that everything is measured; the median counts.")
 flags.DEFINE_integer("large", 48, "Number of 12-megapixel photographs to make by enlarging.")
 flags.DEFINE_string("json", None, "File for the figures.")
@@ -42,11 +42,11 @@ def main(argv: list[str]) -> None:
         for title, rows, compare in (
             ("Cold: JPEG files to 224 px batches", _cold(flags.FLAGS.data, passes=6), "plain Keras"),
             ("Cold, 12-megapixel JPEG files", _cold(large, passes=12), "plain Keras"),
-            ("Full augmentation of decoded pictures", _augmented(flags.FLAGS.data), "stock Keras layers"),
+            ("Full augmentation of decoded images", _augmented(flags.FLAGS.data), "stock Keras layers"),
             ("From the second epoch on", _cached(flags.FLAGS.data), "ours, cold"),
         ):
             tables[title] = rows
-            print(as_markdown(title, "pictures a second", rows, compare=compare), flush=True)
+            print(as_markdown(title, "images per second", rows, compare=compare), flush=True)
     if flags.FLAGS.json:
         write_json(flags.FLAGS.json, tables)
 
@@ -92,7 +92,7 @@ def _cold(data: str, passes: int) -> list[Any]:
 
 
 def _augmented(data: str) -> list[Any]:
-    """The recipe of `--augment=full`; from decoded pictures, and from files as torchvision does it in each epoch."""
+    """The recipe of `--augment=full`; from decoded images, and from files as torchvision does it in each epoch."""
     import keras
     import tensorflow as tf
 
@@ -166,15 +166,15 @@ def _decoded(data: str) -> Any:
     return keep_decoded(_files(data), [data], "memory")
 
 
-def _rate(batches: Iterable, pictures_each: int | None = None) -> float:
-    """Pictures a second over everything that `batches` gives."""
+def _rate(batches: Iterable, images_each: int | None = None) -> float:
+    """Images per second over everything that `batches` gives."""
     import time
 
     count = 0
     start = time.perf_counter()
     for batch in batches:
         first = batch[0] if isinstance(batch, tuple | list) else batch
-        count += pictures_each or len(first)
+        count += images_each or len(first)
     return count / (time.perf_counter() - start)
 
 
@@ -193,18 +193,18 @@ def _torchvision_loader(data: str, *, augmented: bool) -> Any:
             transforms.RandomRotation(10),
             transforms.ColorJitter(0.2, 0.2, 0.2, 0.05),
         ]
-    pictures = datasets.ImageFolder(data, transforms.Compose([*steps, transforms.ToTensor()]))
-    return lambda: torch.utils.data.DataLoader(pictures, batch_size=_BATCH, shuffle=True, num_workers=2)
+    images = datasets.ImageFolder(data, transforms.Compose([*steps, transforms.ToTensor()]))
+    return lambda: torch.utils.data.DataLoader(images, batch_size=_BATCH, shuffle=True, num_workers=2)
 
 
 def _enlarge(data: str, folder: str, count: int) -> str:
-    """Makes 12-megapixel JPEG files out of the first pictures of each class."""
+    """Makes 12-megapixel JPEG files out of the first images of each class."""
     from PIL import Image
 
-    for number, picture in enumerate(sorted(pathlib.Path(data).glob("*/*.jpg"))[:: max(1, 2400 // count)][:count]):
+    for number, image in enumerate(sorted(pathlib.Path(data).glob("*/*.jpg"))[:: max(1, 2400 // count)][:count]):
         target = pathlib.Path(folder, ("a", "b")[number % 2], f"{number}.jpg")
         target.parent.mkdir(exist_ok=True)
-        Image.open(picture).convert("RGB").resize((4000, 3000)).save(target, quality=90)
+        Image.open(image).convert("RGB").resize((4000, 3000)).save(target, quality=90)
     return folder
 
 

@@ -1,6 +1,6 @@
 """What it costs to train with several workers, and what that means for a cluster: `python -m benchmarks.scaling`.
 
-Each row starts its workers as processes of this machine. A worker always gets the same number of pictures a step, so
+Each row starts its workers as processes of this machine. A worker always gets the same number of images per step, so
 with hosts of their own the throughput would grow with their number; processes that share the cores of one machine can
 only show what a worker adds to a step.
 """
@@ -20,14 +20,14 @@ import errors
 import models
 import startup
 
-# Bytes a second in one direction that a ring all-reduce gets from a link, at 80 % of its nominal speed.
+# Bytes per second in one direction that a ring all-reduce gets from a link, at 80 % of its nominal speed.
 _LINKS = {"10 Gbit/s Ethernet": 1.0e9, "100 Gbit/s Ethernet": 1.0e10, "400 Gbit/s InfiniBand": 4.0e10}
 _CLUSTERS = (2, 8, 32, 128)
 _WARM_UP_STEPS = 5
 
 flags.DEFINE_enum("model", "lenet5", sorted(models.REGISTRY), "Network to train.")
 flags.DEFINE_integer("image_size", None, "Height and width in px. Default: the model's.")
-flags.DEFINE_integer("batch_size", 32, "Pictures a step and worker.")
+flags.DEFINE_integer("batch_size", 32, "Images per step and worker.")
 flags.DEFINE_integer("steps", 40, "Steps that are timed, after five that are not.")
 flags.DEFINE_list("workers", ["1", "2", "4"], "Numbers of workers to measure, 1 first.")
 flags.DEFINE_string("write_to", None, "Used by the program itself: where a worker puts its figures.")
@@ -42,9 +42,9 @@ def main(argv: list[str]) -> None:
     figures = {count: _measure(count) for count in counts}
     alone = figures[counts[0]]
     print(
-        f"{os.cpu_count()} cores, {flags.FLAGS.model}, {flags.FLAGS.batch_size} pictures a step and worker, on a CPU.\n"
+        f"{os.cpu_count()} cores, {flags.FLAGS.model}, {flags.FLAGS.batch_size} images per step and worker, on a CPU.\n"
     )
-    print("| workers | ms a step | pictures/s, all | of which all-reduce | added to a step by each worker, ms |")
+    print("| workers | ms per step | images/s, all | of which all-reduce | added to a step by each worker, ms |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     for count, row in figures.items():
         added = (row["step"] - alone["step"]) / (count - 1) if count > 1 else 0.0
@@ -69,9 +69,9 @@ def _projection(alone: dict[str, float]) -> str:
     lines = [
         f"Projection from a step of {1e3 * alone['step']:.1f} ms and {alone['bytes'] / 1e6:.1f} MB of gradients in "
         "float32: the share of the throughput that is left of that of so many hosts without communication. "
-        "It assumes one device a host, a ring all-reduce of 2 (n-1)/n times the gradients through each link at 80 % of "
-        "its nominal speed, nothing of it hidden behind the backward pass, 20 microseconds a ring step, and input that "
-        "keeps up.",
+        "It assumes one device per host, a ring all-reduce of 2 (n-1)/n times the gradients through each link at 80 % "
+        "of its nominal speed, nothing of it hidden behind the backward pass, 20 microseconds per ring step, and input "
+        "that keeps up.",
         "",
         "| hosts | " + " | ".join(_LINKS) + " |",
         "| ---: |" + " ---: |" * len(_LINKS),
@@ -111,7 +111,7 @@ def _work(path: str) -> None:
     team = distribution.choose(config)
     with team.strategy.scope():
         model = models.build(flags.FLAGS.model, 10, image_size=flags.FLAGS.image_size)
-        team.synchronise(model)
+        team.synchronize(model)
         step = _step_seconds(model, team)
     size = sum(4 * int(keras.ops.size(weight)) for weight in model.trainable_weights)
     figures = {"step": step, "reduce": _reduce_seconds(team, size), "bytes": float(size)}

@@ -31,7 +31,7 @@ from serving.publish import publish
 from serving.transport import Grpc, Rest, Target, request_body
 
 _ROUNDS = 15
-_NUM_PICTURES = 64
+_NUM_IMAGES = 64
 _SIZE_PX = (374, 440)
 
 Ask = Callable[[int], None]
@@ -40,8 +40,8 @@ Ask = Callable[[int], None]
 def define_flags() -> None:
     """Defines the benchmark's flags."""
     flags.DEFINE_enum("model", "resnet50", sorted(models.REGISTRY), "Network, with random weights.")
-    flags.DEFINE_string("pictures", None, "Folder with a sub-folder a class to take JPEGs from. Default: made ones.")
-    flags.DEFINE_integer("batch_size", 8, "Pictures a call in process, 1 or more.", lower_bound=1)
+    flags.DEFINE_string("images", None, "Folder with a sub-folder per class to take JPEGs from. Default: made ones.")
+    flags.DEFINE_integer("batch_size", 8, "Images a call in process, 1 or more.", lower_bound=1)
     flags.DEFINE_list("clients", ["1", "8", "32"], "Numbers of clients that ask at the same time.")
     flags.DEFINE_float("seconds", 8.0, "Seconds for each row over the wire, above 0.", lower_bound=0.1)
 
@@ -51,16 +51,16 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     spec = models.find(options.model)
     model = models.build(options.model, 2)
-    pictures = read_pictures(options.pictures)
+    images = read_images(options.images)
     about = Metadata(options.model, ("cat", "dog"), spec.image_size, spec.channels, spec.heads)
     with tempfile.TemporaryDirectory() as base:
         path = publish(lambda folder: export.save(model, folder, about), base)
         loaded = tf.saved_model.load(path)
-        batch = (pictures * options.batch_size)[: options.batch_size]
+        batch = (images * options.batch_size)[: options.batch_size]
         print(f"{options.model}, {spec.image_size} px, batch {len(batch)}, in process ({_ROUNDS} rounds):\n")
         print(table.as_text(in_process(model, loaded, batch, about)), flush=True)
-        print(f"\nOne request of one picture (median of {len(pictures)}):\n")
-        print(table.as_text(request_sizes(pictures, about)), flush=True)
+        print(f"\nOne request of one image (median of {len(images)}):\n")
+        print(table.as_text(request_sizes(images, about)), flush=True)
         if local_server.find() is None:
             print(f"\nNothing was measured over the wire: {local_server.NONE_FOUND}.")
             return
@@ -68,22 +68,22 @@ def main(argv: list[str]) -> None:
         rows = [
             {"server": name, **row}
             for name, addresses in _servers(base)
-            for row in over_the_wire(addresses, pictures, about, clients, options.seconds)
+            for row in over_the_wire(addresses, images, about, clients, options.seconds)
         ]
-        print("\nOver the wire, one picture a request:\n")
+        print("\nOver the wire, one image per request:\n")
         print(table.as_text(rows))
 
 
-def read_pictures(folder: str | None) -> list[bytes]:
+def read_images(folder: str | None) -> list[bytes]:
     """JPEGs from `folder`, or made ones of the size and detail of a small photograph."""
     if folder:
         source = load_folder(folder)
-        chosen = np.linspace(0, len(source) - 1, min(_NUM_PICTURES, len(source))).astype(int)
+        chosen = np.linspace(0, len(source) - 1, min(_NUM_IMAGES, len(source))).astype(int)
         return [source.encoded(i) for i in chosen]
     generator = np.random.default_rng(0)
     height, width = _SIZE_PX
     made = []
-    for _ in range(_NUM_PICTURES):
+    for _ in range(_NUM_IMAGES):
         coarse = tf.image.resize(generator.uniform(0, 255, (12, 14, 3)), _SIZE_PX, method="bicubic")
         pixels = coarse + generator.normal(0, 9, (height, width, 3))
         made.append(tf.io.encode_jpeg(tf.saturate_cast(pixels, tf.uint8), quality=90).numpy())
@@ -96,7 +96,7 @@ def in_process(model: keras.Model, loaded: Any, batch: Sequence[bytes], about: M
     CPU time counts all threads, and changes less than the clock's when other programs run beside.
     """
     image_bytes = tf.constant(list(batch))
-    pixels = tf.stack([decode(picture, about.image_size, about.channels) for picture in batch])
+    pixels = tf.stack([decode(image, about.image_size, about.channels) for image in batch])
     floats = tf.cast(pixels, tf.float32)
     bare = tf.function(lambda x: model(x, training=False))
     calls = {
@@ -139,60 +139,60 @@ def _compared(times: dict[str, np.ndarray]) -> list[table.Cells]:
     ]
 
 
-def request_sizes(pictures: Sequence[bytes], about: Metadata) -> list[table.Cells]:
+def request_sizes(images: Sequence[bytes], about: Metadata) -> list[table.Cells]:
     """Bytes of a request in four forms, against the JPEG file's."""
     ways = {
-        "gRPC, JPEG bytes": lambda picture: wire.predict_request(
-            "darkroom", "serving_default", "image_bytes", [picture]
+        "gRPC, JPEG bytes": lambda image: wire.predict_request(
+            "darkroom", "serving_default", "image_bytes", [image]
         ).SerializeToString(),
-        "HTTP, JPEG bytes in base64": lambda picture: request_body("serving_default", "image_bytes", [picture]),
-        "HTTP, pixels as JSON integers": lambda picture: pixels_body(picture, about, np.uint8),
-        "HTTP, pixels as JSON floats": lambda picture: pixels_body(picture, about, np.float32),
+        "HTTP, JPEG bytes in base64": lambda image: request_body("serving_default", "image_bytes", [image]),
+        "HTTP, pixels as JSON integers": lambda image: pixels_body(image, about, np.uint8),
+        "HTTP, pixels as JSON floats": lambda image: pixels_body(image, about, np.float32),
     }
-    files = float(np.median([len(picture) for picture in pictures]))
+    files = float(np.median([len(image) for image in images]))
     rows: list[table.Cells] = [{"form": "the JPEG file", "kB": files / 1000, "of the file": 1.0}]
     for name, make in ways.items():
-        size = float(np.median([len(make(picture)) for picture in pictures]))
+        size = float(np.median([len(make(image)) for image in images]))
         rows.append({"form": name, "kB": size / 1000, "of the file": size / files})
     return rows
 
 
-def pixels_body(picture: bytes, about: Metadata, kind: type) -> bytes:
+def pixels_body(image: bytes, about: Metadata, kind: type) -> bytes:
     """A request to the `pixels` signature: numbers as JSON, floats in 0-1 as people send them."""
-    pixels = decode(picture, about.image_size, about.channels).numpy().astype(kind)
+    pixels = decode(image, about.image_size, about.channels).numpy().astype(kind)
     values = pixels.tolist() if kind is np.uint8 else (pixels / np.float32(255)).astype(float).tolist()
     return json.dumps({"signature_name": "pixels", "instances": [values]}, separators=(",", ":")).encode()
 
 
 def over_the_wire(
-    addresses: tuple[str, str], pictures: list[bytes], about: Metadata, clients: list[int], seconds: float
+    addresses: tuple[str, str], images: list[bytes], about: Metadata, clients: list[int], seconds: float
 ) -> Iterator[table.Cells]:
-    """Latency in ms and pictures a second for each way of asking and each number of clients."""
-    for name, make in _ways(addresses, pictures, about).items():
+    """Latency in ms and images per second for each way of asking and each number of clients."""
+    for name, make in _ways(addresses, images, about).items():
         for count in clients:
             with make() as ask:
                 ask(0)
                 latencies, took = _load(ask, count, seconds)
             p50, p95, p99 = (1000 * float(value) for value in np.percentile(latencies, (50, 95, 99)))
-            row = {"p50 ms": p50, "p95 ms": p95, "p99 ms": p99, "pictures/s": len(latencies) / took}
+            row = {"p50 ms": p50, "p95 ms": p95, "p99 ms": p99, "images/s": len(latencies) / took}
             yield {"way": name, "clients": count, **row}
 
 
 def _ways(
-    addresses: tuple[str, str], pictures: list[bytes], about: Metadata
+    addresses: tuple[str, str], images: list[bytes], about: Metadata
 ) -> dict[str, Callable[[], contextlib.AbstractContextManager[Ask]]]:
     patience = asking.Patience(120.0)
-    bodies = [pixels_body(picture, about, np.uint8) for picture in pictures]
+    bodies = [pixels_body(image, about, np.uint8) for image in images]
 
     @contextlib.contextmanager
     def grpc_bytes() -> Iterator[Ask]:
         transport = Grpc(Target(addresses[0], "darkroom"))
-        yield lambda i: _check(asking.classify(transport, [pictures[i % len(pictures)]], patience))
+        yield lambda i: _check(asking.classify(transport, [images[i % len(images)]], patience))
 
     @contextlib.contextmanager
     def rest_bytes() -> Iterator[Ask]:
         transport = Rest(Target(addresses[1], "darkroom"), connections=64)
-        yield lambda i: _check(asking.classify(transport, [pictures[i % len(pictures)]], patience))
+        yield lambda i: _check(asking.classify(transport, [images[i % len(images)]], patience))
 
     @contextlib.contextmanager
     def rest_numbers() -> Iterator[Ask]:
@@ -206,7 +206,7 @@ def _ways(
 
 def _check(answers: list[asking.Answer]) -> None:
     if any(answer.error for answer in answers):
-        raise errors.UserError(f"Every picture must be answered. Received: {answers[0].error}")
+        raise errors.UserError(f"Every image must be answered. Received: {answers[0].error}")
 
 
 def _load(ask: Ask, clients: int, seconds: float) -> tuple[list[float], float]:

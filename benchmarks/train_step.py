@@ -1,8 +1,8 @@
-"""Pictures a second of `model.fit` for every network: as the tutorials do it, and as this program does it.
+"""Images per second of `model.fit` for every network: as the tutorials do it, and as this program does it.
 
 `python -m benchmarks.train_step --data=cat_dog/ --batch_size=256` on a GPU; `--models=lenet5,squeezenet --batch_size=16
---steps=10` on a CPU. The first column trains in float32 on synthetic pictures with XLA off; the second as `train.py`
-does (bfloat16 on a GPU, XLA as Keras resolves it); the third adds the JPEG files in place of synthetic pictures.
+--steps=10` on a CPU. The first column trains in float32 on synthetic images with XLA off; the second as `train.py`
+does (bfloat16 on a GPU, XLA as Keras resolves it); the third adds the JPEG files in place of synthetic images.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import errors
 import models
 import startup
 
-# Dense matrix operations a second in bfloat16 without sparsity, from NVIDIA's data sheets.
+# Dense matrix operations per second in bfloat16 without sparsity, from NVIDIA's data sheets.
 _PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 _WARM_UP_STEPS = 3
 
-flags.DEFINE_string("data", None, "Folder with one sub-folder a class. Default: synthetic pictures only.")
+flags.DEFINE_string("data", None, "Folder with one sub-folder per class. Default: synthetic images only.")
 flags.DEFINE_list("models", sorted(models.REGISTRY), "Networks to measure.")
-flags.DEFINE_integer("batch_size", 32, "Pictures a step.")
+flags.DEFINE_integer("batch_size", 32, "Images per step.")
 flags.DEFINE_integer("steps", 30, "Steps that are timed, after three that are not.")
 flags.DEFINE_integer("repeats", 3, "Times that everything is measured; the median counts.")
 flags.DEFINE_string("json", None, "File for the figures.")
@@ -50,17 +50,17 @@ def main(argv: list[str]) -> None:
         if flags.FLAGS.data:
             contestants["ours, JPEG files"] = functools.partial(_rate, name, tuned=True, real=True)
         tables[name] = rows = measure_side_by_side(contestants, flags.FLAGS.repeats)
-        print(as_markdown(name, "pictures a second", rows, compare="plain Keras, float32, synthetic"))
+        print(as_markdown(name, "images per second", rows, compare="plain Keras, float32, synthetic"))
         print(_share_of_peak(name, rows[1].median, found))
         if flags.FLAGS.data:
-            print(f"JPEG files in place of synthetic pictures: {rows[2].median / rows[1].median - 1:+.1%} pictures/s.")
+            print(f"JPEG files in place of synthetic images: {rows[2].median / rows[1].median - 1:+.1%} images/s.")
         print(flush=True)
     if flags.FLAGS.json:
         write_json(flags.FLAGS.json, tables)
 
 
 def _rate(name: str, *, tuned: bool, real: bool) -> float:
-    """Pictures a second in the timed steps of one `fit`."""
+    """Images per second in the timed steps of one `fit`."""
     import keras
     import tensorflow as tf
 
@@ -119,7 +119,7 @@ def _share_of_peak(name: str, rate: float, found: list[str]) -> str:
     peak = next((value for chip, value in _PEAK.items() if any(chip in device for device in found)), None)
     operations = 3 * _forward_operations(name)
     if peak is None:
-        return f"{operations / 1e9:.1f} billion operations a picture (forward and backward)."
+        return f"{operations / 1e9:.1f} billion operations per image (forward and backward)."
     return f"{rate * operations / peak:.1%} of the chip's {peak / 1e12:.0f} TFLOP/s."
 
 

@@ -1,8 +1,8 @@
-"""Augmentation layers: random views of training pictures as a pure function of numbers drawn outside.
+"""Augmentation layers: random views of training images as a pure function of numbers drawn outside.
 
 Keras's own random layers draw from hidden state, so a batch would depend on what came before it (`draw_seed` takes no
-tensor, Keras 3.15). These take the random numbers as an argument, one row a picture, and do all geometry in one
-resampling and all colour in one matrix product.
+tensor, Keras 3.15). These take the random numbers as an argument, one row per image, and do all geometry in one
+resampling and all color in one matrix product.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import keras
 import tensorflow as tf
 
-# From the Rec. 601 luma to the two colour axes of NTSC, in whose plane a turn is a change of hue.
+# From the Rec. 601 luma to the two color axes of NTSC, in whose plane a turn is a change of hue.
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
@@ -21,13 +21,13 @@ class RandomGeometry(keras.layers.Layer):
     """Random resized crop, horizontal flip and rotation, in one bilinear resampling.
 
     Call it with pixels in 0-255, shape `(batch, size, size, channels)`, and draws in 0-1, shape `(batch, num_draws)`;
-    it gives float32 pixels of the same shape. Beyond the border the picture is reflected.
+    it gives float32 pixels of the same shape. Beyond the border the image is reflected.
 
     Args:
-        smallest_area: least share of the picture's area that a crop keeps, 0-1.
+        smallest_area: least share of the image's area that a crop keeps, 0-1.
         largest_aspect: largest ratio of the crop's sides, 1 or more; its inverse is the smallest.
         largest_rotation_degrees: to either side.
-        flips: whether half of the pictures are mirrored, left to right.
+        flips: whether half of the images are mirrored, left to right.
 
     Source: Szegedy et al., "Going deeper with convolutions" (arXiv:1409.4842), section 6, for the resized crop.
     """
@@ -49,7 +49,7 @@ class RandomGeometry(keras.layers.Layer):
         self.flips = flips
 
     def call(self, pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Resamples each picture by its own row of draws."""
+        """Resamples each image by its own row of draws."""
         size = pixels.shape[1]
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=tf.cast(pixels, tf.float32),
@@ -61,7 +61,7 @@ class RandomGeometry(keras.layers.Layer):
         )
 
     def _transforms(self, draws: tf.Tensor, size: float) -> tf.Tensor:
-        """For each picture the eight numbers that map a pixel of the result to a place in the picture."""
+        """For each image the eight numbers that map a pixel of the result to a place in the image."""
         area, aspect, left, top, flip, turn = tf.unstack(draws, self.num_draws, axis=1)
         scale = tf.sqrt(self.smallest_area + area * (1 - self.smallest_area))
         stretch = tf.exp((aspect - 0.5) * math.log(self.largest_aspect))
@@ -71,7 +71,7 @@ class RandomGeometry(keras.layers.Layer):
         xx, xy = mirror * width * tf.cos(angle), -mirror * width * tf.sin(angle)
         yx, yy = height * tf.sin(angle), height * tf.cos(angle)
         middle = (size - 1) / 2
-        # The centre of the crop; at width 1 it is the middle of the picture.
+        # The centre of the crop; at width 1 it is the middle of the image.
         x = middle + (left - 0.5) * (1 - width) * size
         y = middle + (top - 0.5) * (1 - height) * size
         zero = tf.zeros_like(x)
@@ -90,14 +90,14 @@ class RandomGeometry(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="darkroom")
 class RandomColor(keras.layers.Layer):
-    """Random brightness, contrast, saturation and hue, in one 3x3 matrix and one offset a picture.
+    """Random brightness, contrast, saturation and hue, in one 3x3 matrix and one offset per image.
 
     Call it with pixels in 0-255, shape `(batch, height, width, channels)`, and draws in 0-1, shape
-    `(batch, num_draws)`; it gives float32 pixels in 0-255. Grey pictures change in brightness and contrast only.
+    `(batch, num_draws)`; it gives float32 pixels in 0-255. Gray images change in brightness and contrast only.
 
     Args:
         strength: brightness, contrast and saturation are scaled by a factor in 1 ± `strength`.
-        hue: the colours turn by at most this share of the colour circle, 0-0.5.
+        hue: the colors turn by at most this share of the color circle, 0-0.5.
     """
 
     num_draws = 4
@@ -108,7 +108,7 @@ class RandomColor(keras.layers.Layer):
         self.hue = hue
 
     def call(self, pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Recolours each picture by its own row of draws."""
+        """Recolors each image by its own row of draws."""
         pixels = tf.cast(pixels, tf.float32)
         brightness, contrast, saturation = tf.unstack(1 + (2 * draws[:, :3] - 1) * self.strength, axis=1)
         angle = (2 * draws[:, 3] - 1) * 2 * math.pi * self.hue
@@ -118,7 +118,7 @@ class RandomColor(keras.layers.Layer):
         offset = ((1 - contrast) * brightness)[:, tf.newaxis] * mean
         if pixels.shape[-1] == 3:
             matrix = gain[:, tf.newaxis, tf.newaxis] * _color_matrix(saturation, angle)
-            # Rows on the left: one matrix product for the whole picture.
+            # Rows on the left: one matrix product for the whole image.
             flat = tf.reshape(pixels, (tf.shape(pixels)[0], -1, 3))
             changed = tf.reshape(tf.matmul(flat, matrix, transpose_b=True), tf.shape(pixels))
         else:
@@ -131,7 +131,7 @@ class RandomColor(keras.layers.Layer):
 
 
 def _color_matrix(saturation: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
-    """RGB to RGB: scales and turns the two colour axes of YIQ and leaves luma alone. Shape `(batch, 3, 3)`."""
+    """RGB to RGB: scales and turns the two color axes of YIQ and leaves luma alone. Shape `(batch, 3, 3)`."""
     to_yiq = tf.constant(_RGB_TO_YIQ)
     cosine, sine = saturation * tf.cos(angle), saturation * tf.sin(angle)
     one, zero = tf.ones_like(sine), tf.zeros_like(sine)
@@ -143,8 +143,8 @@ def layers(level: str) -> list[RandomGeometry | RandomColor]:
     """The layers of one level of `--augment`.
 
     Args:
-        level: `none`; `basic`: resized crop (area 0.8-1, aspect 0.9-1.1), which leaves any picture what it is, a digit
-            too; `full`, for photographs: the same with horizontal flip, rotation within ±10 degrees and colour jitter
+        level: `none`; `basic`: resized crop (area 0.8-1, aspect 0.9-1.1), which leaves any image what it is, a digit
+            too; `full`, for photographs: the same with horizontal flip, rotation within ±10 degrees and color jitter
             (brightness, contrast and saturation 0.2, hue 0.05).
     """
     if level == "none":
@@ -155,7 +155,7 @@ def layers(level: str) -> list[RandomGeometry | RandomColor]:
 
 
 def constants(level: str) -> list[tuple[str, list]]:
-    """The class and the configuration of each layer of a level, for the key of what augmented pictures are kept for."""
+    """The class and the configuration of each layer of a level, for the key of what augmented images are kept for."""
     # Keras numbers the names of layers as it makes them.
     return [
         (type(layer).__name__, sorted((name, value) for name, value in layer.get_config().items() if name != "name"))
@@ -173,5 +173,5 @@ def augment(pixels: tf.Tensor, level_layers: list[RandomGeometry | RandomColor],
 
 
 def num_draws(level_layers: list[RandomGeometry | RandomColor]) -> int:
-    """How many random numbers a picture needs."""
+    """How many random numbers an image needs."""
     return sum(layer.num_draws for layer in level_layers)

@@ -1,4 +1,4 @@
-"""Decoded pictures kept from one epoch to the next: in memory, in a mapped file, or not at all."""
+"""Decoded images kept from one epoch to the next: in memory, in a mapped file, or not at all."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _BATCH = 64
 
 
 def keep_decoded(files: Files, digests: list[str], mode: str, is_due: Callable[[], bool] = lambda: False) -> Rows:
-    """Decodes all pictures once and gives them as a table, unless `mode` or the sizes say otherwise.
+    """Decodes all images once and gives them as a table, unless `mode` or the sizes say otherwise.
 
     Args:
-        files: the pictures.
-        digests: a hash of each picture's content, which names the file on disk.
+        files: the images.
+        digests: a hash of each image's content, which names the file on disk.
         mode: `memory`, `disk`, `none` (decode in every epoch), or `auto`: the first of the three that has room.
         is_due: asked after each batch whether to make sure that a kill doesn't lose what is on the disk so far; what
             it raises ends the decoding.

@@ -24,7 +24,7 @@ _LABELLED_SPLITS = ("train", "validation", _TEST_SPLIT)
 def load(name: str, data_dir: str | None, crew: Crew = ALONE) -> Source:
     """Finds (and when needed downloads and prepares) a TFDS data set; its own test split becomes the test part.
 
-    The pictures stay encoded. Those of a small data set are held in memory, those of a larger one stay in its shards.
+    The images stay encoded. Those of a small data set are held in memory, those of a larger one stay in its shards.
 
     Args:
         name: a TFDS name such as `cats_vs_dogs` or `mnist:3.0.1`.
@@ -35,7 +35,7 @@ def load(name: str, data_dir: str | None, crew: Crew = ALONE) -> Source:
         UserError: unknown name, no image classification, neither prepared nor to be downloaded, or kept in files that
             are no TFRecords.
     """
-    # Importing TFDS takes a second, which a folder of pictures shouldn't pay.
+    # Importing TFDS takes a second, which a folder of images shouldn't pay.
     import tensorflow_datasets as tfds
 
     builder = _find(tfds, name, data_dir)
@@ -62,7 +62,7 @@ def load(name: str, data_dir: str | None, crew: Crew = ALONE) -> Source:
 
 
 def _addresses(name: str, splits: list[str]) -> tuple[str, ...]:
-    """`mnist/test/17` is the 18th picture in the shards of the test split."""
+    """`mnist/test/17` is the 18th image in the shards of the test split."""
     return tuple(f"{name}/{split}/{i}" for split, group in itertools.groupby(splits) for i, _ in enumerate(group))
 
 
@@ -72,7 +72,7 @@ def _find(tfds: Any, name: str, data_dir: str | None) -> Any:
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         meant = wording.suggestion(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(
-            "--data must be a folder with one sub-folder a class, a .csv of path,label, a TensorFlow Datasets name "
+            "--data must be a folder with one sub-folder per class, a .csv of path,label, a TensorFlow Datasets name "
             f"such as cats_vs_dogs or mnist, or digits. Received: --data={name}, which is no existing folder or file "
             f"and no TensorFlow Datasets name.{meant}"
         ) from error
@@ -88,7 +88,7 @@ def _supervised_keys(tfds: Any, builder: Any) -> tuple[str, str]:
     if len(images) == 1 and len(labels) == 1:
         return images[0], labels[0]
     raise UserError(
-        f"--data={builder.name} must be an image classification with one picture and one class label an example. "
+        f"--data={builder.name} must be an image classification with one image and one class label an example. "
         f"Received the features: {', '.join(features)}. Choose another data set."
     )
 
@@ -104,7 +104,7 @@ def _prepare(builder: Any) -> None:
             f"{address or 'its server'} can't be reached. On a machine with a network run "
             f"`python -c \"import tensorflow_datasets as tfds; tfds.load('{builder.name}', data_dir='DIR')\"`, copy "
             f"DIR/{builder.name} here and pass its parent folder with --data_dir=DIR; or pass a folder of your own "
-            "pictures with --data=FOLDER, or --data=digits, which needs no download."
+            "images with --data=FOLDER, or --data=digits, which needs no download."
         )
     builder.download_and_prepare()
 

@@ -22,7 +22,7 @@ def load(path: str) -> Source:
     """Reads the table `path`; class indices follow the sorted labels.
 
     Raises:
-        UserError: another header, a row without path or label, a path that leaves the table's folder, a picture named
+        UserError: another header, a row without path or label, a path that leaves the table's folder, an image named
             twice, or fewer than two labels.
     """
     rows = _read_rows(path)
@@ -32,8 +32,8 @@ def load(path: str) -> Source:
     index = {name: i for i, name in enumerate(classes)}
     return Source(
         name=path,
-        addresses=tuple(picture for picture, _ in rows),
-        records=as_records([os.fsencode(f"{folder}/{picture}") for picture, _ in rows]),
+        addresses=tuple(image for image, _ in rows),
+        records=as_records([os.fsencode(f"{folder}/{image}") for image, _ in rows]),
         labels=np.asarray([index[label] for _, label in rows], np.int64),
         class_names=tuple(classes),
         holds_paths=True,
@@ -64,13 +64,13 @@ def _cut(row: list[str]) -> str:
     return repr(printable(",".join(row)[:_SHOWN_CHARACTERS]))
 
 
-def _check_inside(path: str, number: int, picture: str) -> None:
+def _check_inside(path: str, number: int, image: str) -> None:
     """A table from elsewhere must not make the program read, or copy into a report, other files of this machine."""
-    normal = os.path.normpath(picture)
-    if os.path.isabs(normal) or normal.split(os.sep)[0] == ".." or "\0" in picture:
+    normal = os.path.normpath(image)
+    if os.path.isabs(normal) or normal.split(os.sep)[0] == ".." or "\0" in image:
         raise UserError(
-            f"Line {number} of {printable(path)} must name a picture below the table's folder, by a relative path. "
-            f"Received {_cut([picture])}. Move the table above its pictures."
+            f"Line {number} of {printable(path)} must name an image below the table's folder, by a relative path. "
+            f"Received {_cut([image])}. Move the table above its images."
         )
 
 
@@ -80,7 +80,7 @@ def _check(path: str, rows: list[tuple[str, str]], classes: list[str]) -> None:
             f"{printable(path)} must hold two different labels at least. Received: {shortened(classes) or 'no rows'}."
         )
     check_class_names(path, classes)
-    counts = Counter(os.path.normpath(picture) for picture, _ in rows)
-    twice = [picture for picture, count in counts.items() if count > 1]
+    counts = Counter(os.path.normpath(image) for image, _ in rows)
+    twice = [image for image, count in counts.items() if count > 1]
     if twice:
-        raise UserError(f"{printable(path)} must name each picture once. Received more than once: {shortened(twice)}.")
+        raise UserError(f"{printable(path)} must name each image once. Received more than once: {shortened(twice)}.")

@@ -1,4 +1,4 @@
-"""From the bytes of a picture to pixels of one size: one function for training, evaluation and the server."""
+"""From the bytes of an image to pixels of one size: one function for training, evaluation and the server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST_BILINEAR_REDUCTION = 3.0
 def decode(encoded: tf.Tensor, image_size: int, channels: int = 3) -> tf.Tensor:
     """Decodes one JPEG, PNG, GIF (first frame) or BMP and stretches it to a square.
 
-    The aspect ratio is not kept, so nothing at a picture's border is lost: on 2,400 cats and dogs a frozen SqueezeNet
+    The aspect ratio is not kept, so nothing at an image's border is lost: on 2,400 cats and dogs a frozen SqueezeNet
     with a logistic head gives 96.4 % this way and 95.8 % from the central square (means of 20 random splits). What is
     larger than wanted is reduced by a filter as wide as the reduction (`antialias`), or fine patterns would come back
     as coarse ones. Of a JPEG, which is a photograph, libjpeg does most of that: one at least twice as large is decoded
@@ -33,13 +33,13 @@ def decode(encoded: tf.Tensor, image_size: int, channels: int = 3) -> tf.Tensor:
     Args:
         encoded: the file's bytes, a string scalar.
         image_size: height and width of the result in px.
-        channels: 3 for RGB, 1 for grey (Rec. 601 luma).
+        channels: 3 for RGB, 1 for gray (Rec. 601 luma).
 
     Returns:
         uint8 pixels in 0-255, shape `(image_size, image_size, channels)`.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are not a whole picture of these formats.
+        tf.errors.InvalidArgumentError: the bytes are not a whole image of these formats.
     """
     resized = tf.cond(
         tf.io.is_jpeg(encoded),
@@ -97,8 +97,8 @@ def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
 
 def _to_rgb(bitmap: tf.Tensor) -> tf.Tensor:
     """A BMP holds 1, 3 or 4 channels, and TensorFlow converts none of them."""
-    is_grey = tf.shape(bitmap)[-1] == 1
-    return tf.cond(is_grey, lambda: tf.repeat(bitmap, 3, axis=-1), lambda: bitmap[..., :3])
+    is_gray = tf.shape(bitmap)[-1] == 1
+    return tf.cond(is_gray, lambda: tf.repeat(bitmap, 3, axis=-1), lambda: bitmap[..., :3])
 
 
 def _stretch_jpeg(pixels: tf.Tensor, image_size: int) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 pictures of 8x8 px that need no download."""
+"""scikit-learn's handwritten digits: 1,797 images of 8x8 px that need no download."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load() -> Source:
     return Source(
         name="digits",
         addresses=tuple(f"digits/{i}" for i in range(len(pixels))),
-        records=as_records([tf.io.encode_png(picture).numpy() for picture in pixels]),
+        records=as_records([tf.io.encode_png(image).numpy() for image in pixels]),
         labels=digits.target.astype(np.int64),
         class_names=tuple(str(digit) for digit in range(10)),
         holds_paths=False,

@@ -1,4 +1,4 @@
-"""A folder with one sub-folder a class."""
+"""A folder with one sub-folder per class."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from data.names import check_class_names, printable, shortened
 from data.source import Source, as_records
 from errors import UserError
 
-# What file managers and archivers leave behind; nobody means these as pictures.
+# What file managers and archivers leave behind; nobody means these as images.
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def load(path: str) -> Source:
-    """Reads the addresses and labels of `path/<class>/**/<picture>`; class indices follow the sorted class names.
+    """Reads the addresses and labels of `path/<class>/**/<image>`; class indices follow the sorted class names.
 
-    Every visible file counts as a picture; whether it is one, the scan finds out. Symbolic links are followed, except
+    Every visible file counts as an image; whether it is one, the scan finds out. Symbolic links are followed, except
     those that lead back to a folder which they lie in.
 
     Raises:
@@ -49,7 +49,7 @@ def _check_classes(path: str, root: str, classes: list[str]) -> None:
         raise UserError(
             f"--data={printable(path)} must hold one sub-folder for each class, two classes at least. "
             f"Received {len(classes)}: {shortened(classes) or 'none'}. "
-            "Sort the pictures into one folder a class, for example photos/cat/ and photos/dog/."
+            "Sort the images into one folder per class, for example photos/cat/ and photos/dog/."
         )
     if {name.lower() for name in classes} <= _PARTS:
         raise UserError(
@@ -64,8 +64,8 @@ def _check_files(path: str, files: dict[str, list[str]]) -> None:
     empty = [name for name, members in files.items() if not members]
     if empty:
         raise UserError(
-            f"Each class folder in --data={printable(path)} must hold pictures. Received no file in: "
-            f"{shortened(empty)}. Add pictures to these folders or remove them."
+            f"Each class folder in --data={printable(path)} must hold images. Received no file in: "
+            f"{shortened(empty)}. Add images to these folders or remove them."
         )
 
 
@@ -77,7 +77,7 @@ def _files_below(root: str, name: str) -> Iterator[str]:
         return
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        # Two links to one folder would give each of its pictures twice.
+        # Two links to one folder would give each of its images twice.
         identity = os.path.realpath(parent)
         folders[:] = [] if identity in seen else _entered(parent, folders)
         if identity not in seen:
@@ -100,7 +100,7 @@ def _local_folders(root: str) -> list[str]:
 
 
 def _entered(parent: str, names: list[str]) -> list[str]:
-    """The folders to go into: no litter, and no links up, which would give other classes' pictures to this one."""
+    """The folders to go into: no litter, and no links up, which would give other classes' images to this one."""
     here = os.path.realpath(parent)
     return [
         name

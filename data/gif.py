@@ -38,7 +38,7 @@ def first_frame(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         tf.errors.InvalidArgumentError: the file ends within the first frame, or is no sequence of blocks.
     """
     content = tf.concat([tf.io.decode_raw(encoded, tf.uint8), tf.zeros(_PADDING_BYTES, tf.uint8)], axis=0)
-    start = _HEADER_BYTES + _colour_table_bytes(_number(content, 10))
+    start = _HEADER_BYTES + _color_table_bytes(_number(content, 10))
     last = tf.size(content) - _PADDING_BYTES
     end, size, is_inside, is_image = tf.while_loop(
         lambda position, size, is_inside, is_image: (is_inside | ~is_image) & (position < last),
@@ -66,7 +66,7 @@ def _enter_block(content: tf.Tensor, kind: tf.Tensor, position: tf.Tensor, size:
     is_image = kind == _IMAGE
     check = tf.debugging.Assert(is_image | (kind == _EXTENSION), ["no GIF block"])
     with tf.control_dependencies([check]):
-        image_data = position + 11 + _colour_table_bytes(_number(content, position + 9))
+        image_data = position + 11 + _color_table_bytes(_number(content, position + 9))
         return (
             tf.where(is_image, image_data, position + 2),
             tf.where(is_image, tf.maximum(size, _size_at(content, position + 5)), size),
@@ -84,6 +84,6 @@ def _size_at(content: tf.Tensor, position: tf.Tensor | int) -> tf.Tensor:
     return tf.stack([low + 256 * high for low, high in low_and_high])
 
 
-def _colour_table_bytes(flags: tf.Tensor) -> tf.Tensor:
-    """Three bytes for each of 2 to 256 colours; bit 7 says whether there is a table, bits 0-2 its size."""
+def _color_table_bytes(flags: tf.Tensor) -> tf.Tensor:
+    """Three bytes for each of 2 to 256 colors; bit 7 says whether there is a table, bits 0-2 its size."""
     return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(2, tf.bitwise.bitwise_and(flags, 7)), 0)

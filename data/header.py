@@ -1,4 +1,4 @@
-"""What a picture's first bytes say: format, size, oddities, and whether decoding it is safe to try."""
+"""What an image's first bytes say: format, size, oddities, and whether decoding it is safe to try."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WARNINGS_LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture's first bytes say, without decoding it.
+    """What an image's first bytes say, without decoding it.
 
     Attributes:
         format: `JPEG`, `PNG`, ...; empty when unknown.
@@ -60,11 +60,11 @@ def read_header(encoded: bytes) -> Header:
         with _WARNINGS_LOCK, warnings.catch_warnings():
             # Pillow warns from 89 and refuses from 179 megapixels; our own limit says more.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded)) as picture:
-                return _describe(picture, encoded)
+            with Image.open(io.BytesIO(encoded)) as image:
+                return _describe(image, encoded)
     except Image.DecompressionBombError:
         return Header(problem=TOO_MANY_PIXELS)
-    # Pillow's parsers raise these and others on hostile bytes; whichever it is, the file is no picture we can read.
+    # Pillow's parsers raise these and others on hostile bytes; whichever it is, the file is no image we can read.
     except Exception:
         return Header(problem=_what_else(encoded))
 
@@ -77,21 +77,21 @@ def note_on_suffix(form: str, name: str) -> list[str]:
     return [f"{form} named {suffix or 'without extension'}"]
 
 
-def _describe(picture: Image.Image, encoded: bytes) -> Header:
-    width, height = picture.size
-    form = picture.format or ""
-    problem = _problem(picture, form, encoded)
-    return Header(form, width, height, problem, () if problem else tuple(_notes(picture, encoded)))
+def _describe(image: Image.Image, encoded: bytes) -> Header:
+    width, height = image.size
+    form = image.format or ""
+    problem = _problem(image, form, encoded)
+    return Header(form, width, height, problem, () if problem else tuple(_notes(image, encoded)))
 
 
-def _problem(picture: Image.Image, form: str, encoded: bytes) -> str:
-    width, height = picture.size
+def _problem(image: Image.Image, form: str, encoded: bytes) -> str:
+    width, height = image.size
     if form not in _SUFFIXES:
         return f"unsupported format {form}: {_CONVERT}"
     if width * height > LARGEST_PIXELS:
         return f"{width}x{height} px is {TOO_MANY_PIXELS}"
-    # TensorFlow takes the indices into a palette for grey values, and compressed rows for pixels.
-    if form == "BMP" and (picture.mode == "P" or picture.info.get("compression", 0) in (1, 2)):
+    # TensorFlow takes the indices into a palette for gray values, and compressed rows for pixels.
+    if form == "BMP" and (image.mode == "P" or image.info.get("compression", 0) in (1, 2)):
         return f"unsupported kind of BMP (palette or compressed): {_CONVERT}"
     if form == "GIF":
         # TensorFlow gives the first frame but decodes all of them, each at the size of the canvas.
@@ -103,38 +103,38 @@ def _problem(picture: Image.Image, form: str, encoded: bytes) -> str:
     return ""
 
 
-def _notes(picture: Image.Image, encoded: bytes) -> Iterator[str]:
-    if picture.mode in ("L", "1", "LA") or picture.mode.startswith("I"):
-        yield "grey"
-    if picture.mode == "CMYK":
+def _notes(image: Image.Image, encoded: bytes) -> Iterator[str]:
+    if image.mode in ("L", "1", "LA") or image.mode.startswith("I"):
+        yield "gray"
+    if image.mode == "CMYK":
         yield "CMYK"
-    if picture.format == "PNG" and encoded[_PNG_BIT_DEPTH] == 16:
+    if image.format == "PNG" and encoded[_PNG_BIT_DEPTH] == 16:
         yield "16 bit, of which 8 count"
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         yield "with transparency, which is ignored"
-    is_animated = len(list(_gif_frames(encoded))) > 1 if picture.format == "GIF" else "loop" in picture.info
+    is_animated = len(list(_gif_frames(encoded))) > 1 if image.format == "GIF" else "loop" in image.info
     if is_animated:
         yield "animated, only the first frame counts"
-    if min(picture.size) == 1:
+    if min(image.size) == 1:
         yield "one pixel wide or high"
-    orientation = _orientation(picture)
+    orientation = _orientation(image)
     if orientation not in (0, 1):
         yield f"EXIF orientation {orientation}, which is ignored"
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     # For a PNG without EXIF Pillow would decode all of it to look for EXIF behind the pixels.
-    if picture.format not in ("JPEG", "MPO"):
+    if image.format not in ("JPEG", "MPO"):
         return 1
     try:
-        return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # Damaged EXIF says nothing about the pixels, and Pillow's reader can raise anything on it.
         return 1
 
 
 def _gif_frames(encoded: bytes) -> Iterator[tuple[int, int]]:
     """Width and height of each frame, without decompressing any; stops where the file does."""
-    position = 13 + _colour_table_bytes(encoded[10])
+    position = 13 + _color_table_bytes(encoded[10])
     while position < len(encoded) and encoded[position] in (_GIF_EXTENSION, _GIF_IMAGE):
         if encoded[position] == _GIF_EXTENSION:
             position += 2
@@ -143,18 +143,18 @@ def _gif_frames(encoded: bytes) -> Iterator[tuple[int, int]]:
             if len(place) < 5:
                 return
             yield int.from_bytes(place[:2], "little"), int.from_bytes(place[2:4], "little")
-            position += 11 + _colour_table_bytes(place[4])
+            position += 11 + _color_table_bytes(place[4])
         while position < len(encoded) and encoded[position]:
             position += 1 + encoded[position]
         position += 1
 
 
-def _colour_table_bytes(flags: int) -> int:
-    """Three bytes for each of 2 to 256 colours; bit 7 says whether there is a table, bits 0-2 its size."""
+def _color_table_bytes(flags: int) -> int:
+    """Three bytes for each of 2 to 256 colors; bit 7 says whether there is a table, bits 0-2 its size."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _what_else(encoded: bytes) -> str:
     if encoded[4:12] in _HEIF_BRANDS:
         return f"unsupported format HEIC/AVIF: {_CONVERT}"
-    return "damaged or cut off" if encoded.startswith(_SIGNATURES) else "not a picture"
+    return "damaged or cut off" if encoded.startswith(_SIGNATURES) else "not an image"

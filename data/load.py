@@ -17,10 +17,10 @@ _WILDCARDS = re.compile(r"[*?\[]")
 
 
 def load(data: str, data_dir: str | None = None, crew: Crew = ALONE) -> Source:
-    """Finds the pictures that `data` names.
+    """Finds the images that `data` names.
 
     Args:
-        data: a folder with one sub-folder a class, a `.csv` of `path,label`, TFRecord files (one, or a pattern with
+        data: a folder with one sub-folder per class, a `.csv` of `path,label`, TFRecord files (one, or a pattern with
             `*`), `digits`, or a TFDS name.
         data_dir: where TFDS keeps prepared data sets; None for its default.
         crew: the processes that prepare the same data.

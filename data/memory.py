@@ -1,4 +1,4 @@
-"""What earlier scans found, kept in the user's cache folder, never beside the pictures."""
+"""What earlier scans found, kept in the user's cache folder, never beside the images."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def stamp_of_bytes(encoded: bytes) -> str:
 
 
 class Memory:
-    """Rows of text that were found out about the pictures of one source.
+    """Rows of text that were found out about the images of one source.
 
     Args:
         name: of the source.
-        rules: what the findings depend on beside the pictures; those made under other rules are forgotten.
+        rules: what the findings depend on beside the images; those made under other rules are forgotten.
     """
 
     def __init__(self, name: str, rules: str) -> None:
@@ -49,7 +49,7 @@ class Memory:
         self._rows = self._read()
 
     def get(self, address: str, stamp: str) -> list[str] | None:
-        """What was kept of a picture that hasn't changed since."""
+        """What was kept of an image that hasn't changed since."""
         row = self._rows.get(address, [""])
         return row[1:] if stamp and row[0] == stamp else None
 

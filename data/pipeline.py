@@ -28,7 +28,7 @@ Elsewhere = Callable[[tf.data.Dataset, Callable[[tf.Tensor], tf.data.Dataset]], 
 
 @dataclass(frozen=True)
 class Files:
-    """Rows that are decoded when they are needed: pictures as paths or encoded bytes, and their labels."""
+    """Rows that are decoded when they are needed: images as paths or encoded bytes, and their labels."""
 
     source: Source
     image_size: int
@@ -40,11 +40,11 @@ class Files:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that lie in memory, or in a file mapped into it: arrays with one row a picture.
+    """Rows that lie in memory, or in a file mapped into it: arrays with one row per image.
 
     The first column is what the model sees, pixels or features; the second is the labels, or the targets themselves.
     Of a table with several views, the rows of the second view follow those of the first, and so on; an epoch shows one
-    view of each picture, the next epoch the next one.
+    view of each image, the next epoch the next one.
     """
 
     inputs: np.ndarray
@@ -60,7 +60,7 @@ Rows = Files | Table
 
 @dataclass(frozen=True)
 class View:
-    """One random look at every picture, which `number` and `seed` decide; the default is the picture as it is."""
+    """One random look at every image, which `number` and `seed` decide; the default is the image as it is."""
 
     level: str = "none"
     seed: int = 0
@@ -75,7 +75,7 @@ class Steps:
     """Which training steps to make batches for.
 
     Attributes:
-        batch_size: pictures a step; the last step of an epoch takes what is left.
+        batch_size: images per step; the last step of an epoch takes what is left.
         seed: decides order and augmentation.
         first_epoch: index of the epoch to begin with.
         last_epoch: index of the epoch to stop before.
@@ -184,7 +184,7 @@ def _untuned() -> tf.data.Options:
 
 
 def _augmentation(level: str, steps: Steps, per_epoch: int) -> Callable:
-    """A function of (pixels, place, bounds) that gives each picture of a slice its own random view."""
+    """A function of (pixels, place, bounds) that gives each image of a slice its own random view."""
     random_layers = layers(level)
     shape = (steps.batch_size, num_draws(random_layers))
 
@@ -238,9 +238,9 @@ def _fetch(rows: Rows, slices: tf.data.Dataset, largest: int) -> tf.data.Dataset
 
 
 def _decode_files(rows: Files, slices: tf.data.Dataset, largest: int) -> tf.data.Dataset:
-    """Decodes single pictures in parallel across batches and epochs, then batches them.
+    """Decodes single images in parallel across batches and epochs, then batches them.
 
-    A smaller batch is filled up with blanks, which are cut off again: so one stream of pictures goes through the
+    A smaller batch is filled up with blanks, which are cut off again: so one stream of images goes through the
     parallel map and the decoders don't stand still at the end of an epoch.
     """
     with tf.device("CPU"):
@@ -248,7 +248,7 @@ def _decode_files(rows: Files, slices: tf.data.Dataset, largest: int) -> tf.data
     read = rows.source.reader()
     blank = tf.zeros((rows.image_size, rows.image_size, rows.channels), tf.uint8)
 
-    def pictures_of(_: Place, chosen: tf.Tensor) -> tf.data.Dataset:
+    def images_of(_: Place, chosen: tf.Tensor) -> tf.data.Dataset:
         padding = largest - tf.shape(chosen)[0]
         return tf.data.Dataset.from_tensor_slices(tf.pad(chosen, [[0, padding]], constant_values=-1))
 
@@ -259,6 +259,6 @@ def _decode_files(rows: Files, slices: tf.data.Dataset, largest: int) -> tf.data
         place, chosen = place_and_chosen
         return pixels[: tf.shape(chosen)[0]], tf.gather(labels, chosen), place
 
-    pixels = slices.flat_map(pictures_of).map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
+    pixels = slices.flat_map(images_of).map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
     pixels = pixels.batch(largest, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
     return tf.data.Dataset.zip(pixels, slices).map(join, num_parallel_calls=tf.data.AUTOTUNE)

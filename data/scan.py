@@ -1,4 +1,4 @@
-"""Looks at every picture before training: which can't be decoded, which are odd, and which are the same."""
+"""Looks at every image before training: which can't be decoded, which are odd, and which are the same."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from data.progress import progress
 from data.source import Source
 from errors import UserError
 
-# Above this many pixels only one picture is decoded at a time, or 32 threads could take 10 gigabytes.
+# Above this many pixels only one image is decoded at a time, or 32 threads could take 10 gigabytes.
 _SHARED_MEMORY_PIXELS = 16_000_000
 # Other rules, or another decoder, may judge the same file otherwise. Raise the number with the rules.
 _RULES = f"1 {RULES} {LARGEST_BYTES} {LARGEST_PIXELS} {tf.__version__}"
@@ -34,17 +34,17 @@ _RULES = f"1 {RULES} {LARGEST_BYTES} {LARGEST_PIXELS} {tf.__version__}"
 _LISTED = 10
 _UNREADABLE = "can't be read: check that it exists and its permissions"
 
-_one_large_picture = threading.Lock()
+_one_large_image = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one picture's file turned out to be.
+    """What one image's file turned out to be.
 
     Attributes:
         digest: SHA-256 of the bytes, hexadecimal; empty when the file can't be read.
-        problem: why it can't be trained on; empty for a good picture.
-        notes: what is unusual about a good picture, such as `CMYK` or `EXIF orientation 6`; `; ` between two.
+        problem: why it can't be trained on; empty for a good image.
+        notes: what is unusual about a good image, such as `CMYK` or `EXIF orientation 6`; `; ` between two.
         width: in px; 0 when unknown.
         height: in px; 0 when unknown.
     """
@@ -57,7 +57,7 @@ class Inspection:
 
 
 def inspect(encoded: bytes, name: str = "") -> Inspection:
-    """Decodes one picture really, after its header has shown that it is small enough.
+    """Decodes one image really, after its header has shown that it is small enough.
 
     Args:
         encoded: the file's bytes.
@@ -69,7 +69,7 @@ def inspect(encoded: bytes, name: str = "") -> Inspection:
         return Inspection(digest, header.problem, width=header.width, height=header.height)
     is_large = header.width * header.height > _SHARED_MEMORY_PIXELS
     try:
-        with _one_large_picture if is_large else contextlib.nullcontext():
+        with _one_large_image if is_large else contextlib.nullcontext():
             _decode_fully(encoded)
     except tf.errors.OpError:
         return Inspection(digest, "damaged or cut off", "", header.width, header.height)
@@ -78,10 +78,10 @@ def inspect(encoded: bytes, name: str = "") -> Inspection:
 
 
 def scan(source: Source, crew: Crew = ALONE) -> list[Inspection]:
-    """Inspects every picture of `source` in parallel; those that haven't changed since the last scan are remembered.
+    """Inspects every image of `source` in parallel; those that haven't changed since the last scan are remembered.
 
     Args:
-        source: the pictures.
+        source: the images.
         crew: the processes that inspect them together, each its share; each gets all inspections.
     """
     memory = Memory(source.name, _RULES)
@@ -92,11 +92,11 @@ def scan(source: Source, crew: Crew = ALONE) -> list[Inspection]:
         stamps = in_parallel(stamp, numbers, "looking at files")
         known = [_remembered(memory.get(address, s)) for (_, address, _), s in zip(share, stamps, strict=True)]
         missing = [i for i, inspection in zip(numbers, known, strict=True) if inspection is None]
-        fresh = iter(in_parallel(lambda i: _inspect_one(source, i), missing, "scanning pictures"))
+        fresh = iter(in_parallel(lambda i: _inspect_one(source, i), missing, "scanning images"))
         return [[s, *astuple(kept or next(fresh))] for s, kept in zip(stamps, known, strict=True)]
 
     items = list(zip(range(len(source)), source.addresses, source.labels.tolist(), strict=True))
-    found = crew.share("pictures", items, look)
+    found = crew.share("images", items, look)
     rows = [(address, *row) for address, row in zip(source.addresses, found, strict=True)]
     if any(memory.get(address, s) is None for address, s, *_ in rows):
         # What can't be read today may be readable tomorrow without a trace on the file, as after a mount.
@@ -105,7 +105,7 @@ def scan(source: Source, crew: Crew = ALONE) -> list[Inspection]:
 
 
 def _stamper(source: Source) -> Callable[[int], str]:
-    """From a picture's index to what tells whether it has changed; empty when that can't be told."""
+    """From an image's index to what tells whether it has changed; empty when that can't be told."""
     if not source.holds_paths:
         return lambda i: stamp_of_bytes(source.records[i])
     if source.spans is None:
@@ -115,20 +115,20 @@ def _stamper(source: Source) -> Callable[[int], str]:
 
 
 def usable(source: Source, inspections: list[Inspection], on_bad_image: str) -> np.ndarray:
-    """The indices of the pictures that can be trained on.
+    """The indices of the images that can be trained on.
 
     Args:
-        source: the pictures.
+        source: the images.
         inspections: what `scan` said of them.
-        on_bad_image: `fail` to stop at a bad picture, `skip` to go on without it.
+        on_bad_image: `fail` to stop at a bad image, `skip` to go on without it.
 
     Raises:
-        UserError: a picture is bad and `on_bad_image` is `fail`, or no picture of a class is left.
+        UserError: an image is bad and `on_bad_image` is `fail`, or no image of a class is left.
     """
     bad = [i for i, inspection in enumerate(inspections) if inspection.problem]
     if bad and on_bad_image == "fail":
         raise UserError(
-            f"Every picture in {printable(source.name)} must be a whole JPEG, PNG, GIF or BMP of at most "
+            f"Every image in {printable(source.name)} must be a whole JPEG, PNG, GIF or BMP of at most "
             f"{LARGEST_PIXELS // 10**6} megapixels. {len(bad)} of {len(source)} can't be used:\n"
             f"{list_bad(source, inspections)}\n"
             "Mend or remove them, or pass --on_bad_image=skip to train without them."
@@ -137,19 +137,19 @@ def usable(source: Source, inspections: list[Inspection], on_bad_image: str) -> 
     counts = np.bincount(source.labels[good], minlength=len(source.class_names))
     lost = [name for name, count in zip(source.class_names, counts, strict=True) if count == 0]
     if lost:
-        raise UserError(f"Each class must have a picture that can be used. Received none for: {shortened(lost)}.")
+        raise UserError(f"Each class must have an image that can be used. Received none for: {shortened(lost)}.")
     return good
 
 
 def list_bad(source: Source, inspections: list[Inspection]) -> str:
-    """The first bad pictures, one a line with the reason, and how many more there are."""
+    """The first bad images, one a line with the reason, and how many more there are."""
     lines = [f"  {a}: {i.problem}" for a, i in zip(source.addresses, inspections, strict=True) if i.problem]
     more = [f"  ... and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
     return printable("\n".join(lines[:_LISTED] + more))
 
 
 def list_odd(source: Source, inspections: list[Inspection]) -> str:
-    """What is unusual about usable pictures, one kind a line with its count and an example; empty when nothing is."""
+    """What is unusual about usable images, one kind a line with its count and an example; empty when nothing is."""
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
     for address, inspection in zip(source.addresses, inspections, strict=True):
@@ -192,7 +192,7 @@ def _decode_small(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _inspect_one(source: Source, index: int) -> Inspection:
-    # The suffix of a file that holds many pictures says nothing about one of them.
+    # The suffix of a file that holds many images says nothing about one of them.
     is_file = source.holds_paths and source.spans is None
     try:
         problem = _not_to_be_opened(source.records[index]) if is_file else ""
@@ -204,7 +204,7 @@ def _inspect_one(source: Source, index: int) -> Inspection:
 
 
 def _not_to_be_opened(path: bytes) -> str:
-    """Opening a pipe would wait for ever; a remote place holds nothing but files."""
+    """Opening a pipe would wait forever; a remote place holds nothing but files."""
     if b"://" in path:
         return ""
     status = os.stat(path)

@@ -1,7 +1,7 @@
 """Starts one process of a `tf.data` service: `python -m data.serve --port=5050`, then one worker on each host.
 
 Workers decode and augment for `train.py --data_service=grpc://HOST:5050`. They need this TensorFlow version and the
-pictures under the same paths as the training.
+images under the same paths as the training.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from errors import UserError
 
 # How long to look for the dispatcher and its first worker at the start.
 WAIT_SECONDS = 30.0
-# How long dispatcher or workers may be silent before a training ends; TensorFlow alone would wait for ever.
+# How long dispatcher or workers may be silent before a training ends; TensorFlow alone would wait forever.
 LOST_SECONDS = 60.0
 _PAUSE_SECONDS = 1.0
 _MISSING = re.compile("was expected to contain .* but contained only")

@@ -1,4 +1,4 @@
-"""What there is to learn from: where the pictures are and what each one shows, before any pipeline exists."""
+"""What there is to learn from: where the images are and what each one shows, before any pipeline exists."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import tensorflow as tf
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled pictures.
+    """Labelled images.
 
     Attributes:
         name: what `--data` said.
-        addresses: a unique, stable name for each picture: its path below the data folder, or like `mnist/test/17`.
-        records: object array, each element the path of a picture's file or its encoded bytes.
+        addresses: a unique, stable name for each image: its path below the data folder, or like `mnist/test/17`.
+        records: object array, each element the path of an image's file or its encoded bytes.
         labels: int64 array of class indices.
         class_names: names in index order, sorted.
         holds_paths: whether `records` are paths (else encoded bytes).
-        is_test: bool array, True for pictures that the publisher set apart for testing; None when there are none.
-        spans: where many pictures share a file, int64 with a row a picture: its first byte there, its length, and how
+        is_test: bool array, True for images that the publisher set apart for testing; None when there are none.
+        spans: where many images share a file, int64 with a row per image: its first byte there, its length, and how
             many bytes follow it. None where each has a file of its own, or lies in memory.
     """
 
@@ -38,7 +38,7 @@ class Source:
         return len(self.addresses)
 
     def take(self, indices: np.ndarray) -> Source:
-        """The pictures at `indices`, in that order, with the same class names."""
+        """The images at `indices`, in that order, with the same class names."""
         return replace(
             self,
             addresses=tuple(self.addresses[i] for i in indices),
@@ -49,7 +49,7 @@ class Source:
         )
 
     def encoded(self, index: int) -> bytes:
-        """The encoded bytes of one picture."""
+        """The encoded bytes of one image."""
         record = self.records[index]
         if not self.holds_paths:
             return record
@@ -61,7 +61,7 @@ class Source:
             return file.read(length)
 
     def reader(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """A function for graphs: from the index of a picture to its encoded bytes, both scalars."""
+        """A function for graphs: from the index of an image to its encoded bytes, both scalars."""
         with tf.device("CPU"):
             if self.spans is not None:
                 return _span_reader(self.records, self.spans)

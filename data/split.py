@@ -1,4 +1,4 @@
-"""Which picture is for training, which for validation, which for the test: decided before any pipeline exists."""
+"""Which image is for training, which for validation, which for the test: decided before any pipeline exists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNUSED = "unused"
 
 @dataclass(frozen=True)
 class Fractions:
-    """Shares of all pictures, each in 0-1, together at most 1; what they leave over is unused."""
+    """Shares of all images, each in 0-1, together at most 1; what they leave over is unused."""
 
     train: float
     val: float
@@ -26,21 +26,21 @@ class Fractions:
 
 
 def assign(source: Source, digests: list[str], fractions: Fractions) -> np.ndarray:
-    """Gives each picture its part.
+    """Gives each image its part.
 
-    The pictures of a class are put in the order of a hash of their content and cut: first the test part, then
+    The images of a class are put in the order of a hash of their content and cut: first the test part, then
     validation, then training. So the split is stratified; it is the same on every run, machine and order of files;
-    identical pictures fall into one part; and a smaller `train` takes its pictures from the larger one's, with the
+    identical images fall into one part; and a smaller `train` takes its images from the larger one's, with the
     validation and test parts unchanged. Where the publisher set a test part apart, that is the test part, and the other
     two fractions apply to the rest.
 
     Args:
-        source: the pictures.
-        digests: a hash of each picture's content.
+        source: the images.
+        digests: a hash of each image's content.
         fractions: how much of each class goes where.
 
     Returns:
-        an array of `train`, `val`, `test` or `unused`, one for each picture.
+        an array of `train`, `val`, `test` or `unused`, one for each image.
 
     Raises:
         UserError: a part that was asked for stays empty, or misses a class in training.
@@ -50,7 +50,7 @@ def assign(source: Source, digests: list[str], fractions: Fractions) -> np.ndarr
     free = np.arange(len(source))
     if source.is_test is not None:
         parts[source.is_test] = "test"
-        # A picture that also stands in the test part would be learnt by heart.
+        # An image that also stands in the test part would be learned by heart.
         free = np.flatnonzero(~np.isin(ranks, ranks[source.is_test]))
         fractions = _without_test(fractions)
     for label in range(len(source.class_names)):
@@ -62,7 +62,7 @@ def assign(source: Source, digests: list[str], fractions: Fractions) -> np.ndarr
 
 
 def _rank_by_content(digests: list[str]) -> np.ndarray:
-    """The place of each picture's content in a random but fixed order; identical pictures share it."""
+    """The place of each image's content in a random but fixed order; identical images share it."""
     keys = [hashlib.sha256(f"split {digest}".encode()).digest() for digest in digests]
     place = {key: i for i, key in enumerate(sorted(set(keys)))}
     return np.asarray([place[key] for key in keys])
@@ -75,7 +75,7 @@ def _without_test(fractions: Fractions) -> Fractions:
 
 
 def _cut(members: np.ndarray, fractions: Fractions, parts: np.ndarray) -> None:
-    """Writes the parts of one class's pictures, given in the order of their content."""
+    """Writes the parts of one class's images, given in the order of their content."""
     test = _share(len(members), fractions.test)
     val = _share(len(members), fractions.val)
     everything = fractions.train + fractions.val + fractions.test > 1 - 1e-9
@@ -86,12 +86,12 @@ def _cut(members: np.ndarray, fractions: Fractions, parts: np.ndarray) -> None:
 
 
 def _share(count: int, fraction: float) -> int:
-    """At least one picture of a class in each part that is wanted, however few there are."""
+    """At least one image of a class in each part that is wanted, however few there are."""
     return max(round(count * fraction), 1) if fraction > 0 else 0
 
 
 def _keep_identical_together(free: np.ndarray, ranks: np.ndarray, parts: np.ndarray) -> None:
-    """Moves identical pictures that a cut or two classes have separated into the part that matters more."""
+    """Moves identical images that a cut or two classes have separated into the part that matters more."""
     duplicated = free[np.bincount(ranks[free])[ranks[free]] > 1]
     for rank in np.unique(ranks[duplicated]):
         same = duplicated[ranks[duplicated] == rank]
@@ -110,7 +110,7 @@ def _check(source: Source, parts: np.ndarray, copies: int) -> None:
         missing = [name for name, count in zip(source.class_names, counts, strict=True) if count == 0]
         if part == "train" and missing or not counts.any():
             raise UserError(
-                f"The {part} part must hold pictures{' of each class' if part == 'train' else ''}. Received none of: "
+                f"The {part} part must hold images{' of each class' if part == 'train' else ''}. Received none of: "
                 f"{shortened(missing)}, from {wording.counted(len(source), 'image')} in "
                 f"{wording.counted(len(source.class_names), 'class')}{_of_which_are_copies(copies)}. Add images "
                 "(four of a class are the least) or change --train_fraction, --val_fraction and --test_fraction."

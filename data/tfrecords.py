@@ -1,4 +1,4 @@
-"""Pictures inside TFRecord files: where each one begins and ends, so that any can be read without the others."""
+"""Images inside TFRecord files: where each one begins and ends, so that any can be read without the others."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from data.scan import in_parallel
 from data.source import Source, as_records
 from errors import UserError
 
-# Up to here all pictures are held in memory, encoded. To read one from its shard takes 0.25 ms of a core, more than to
-# decode a picture of MNIST (0.05 ms) and less than a photograph (1 ms and more); small pictures make small data sets.
+# Up to here all images are held in memory, encoded. To read one from its shard takes 0.25 ms of a core, more than to
+# decode an image of MNIST (0.05 ms) and less than a photograph (1 ms and more); small images make small data sets.
 KEPT_BYTES = 1 << 28
 
 # Of a TFRecord: its length (8 bytes) and the length's checksum (4) come first, its own checksum (4) comes last.
@@ -30,7 +30,7 @@ _RULES = f"1 {tf.__version__}"
 
 @dataclass(frozen=True)
 class Keys:
-    """The names of an example's features: the encoded picture, its class index, and its class name or None."""
+    """The names of an example's features: the encoded image, its class index, and its class name or None."""
 
     image: str = "image/encoded"
     label: str = "image/class/label"
@@ -39,11 +39,11 @@ class Keys:
 
 @dataclass(frozen=True)
 class Index:
-    """Every picture of some shards, in their order.
+    """Every image of some shards, in their order.
 
     Attributes:
-        paths: the shard of each picture.
-        spans: int64, a row a picture: its first byte in the shard, its length, and the bytes that follow it.
+        paths: the shard of each image.
+        spans: int64, a row per image: its first byte in the shard, its length, and the bytes that follow it.
         labels: int64 as the shards have them; -1 where there is none.
         texts: class names as the shards have them; empty where there is none.
         total_bytes: of all shards.
@@ -56,11 +56,11 @@ class Index:
     total_bytes: int
 
     def numbered(self) -> Iterator[tuple[bytes, int]]:
-        """Each picture's shard, and its number in it."""
+        """Each image's shard, and its number in it."""
         return ((path, number) for path, group in itertools.groupby(self.paths) for number, _ in enumerate(group))
 
     def records(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """`records` and `spans` of a `Source`: what to read, or the pictures themselves where they are few."""
+        """`records` and `spans` of a `Source`: what to read, or the images themselves where they are few."""
         if self.total_bytes > KEPT_BYTES:
             return self.paths, self.spans
         content = {path: _read(path) for path in dict.fromkeys(self.paths)}
@@ -69,7 +69,7 @@ class Index:
 
 
 def load(pattern: str, crew: Crew = ALONE) -> Source:
-    """Reads TFRecord files with one picture an example, as ImageNet is usually kept: `train-*-of-01024`.
+    """Reads TFRecord files with one image an example, as ImageNet is usually kept: `train-*-of-01024`.
 
     Their examples have the features `image/encoded`, and `image/class/label` or `image/class/text`.
 
@@ -99,7 +99,7 @@ def load(pattern: str, crew: Crew = ALONE) -> Source:
 
 
 def index(name: str, paths: Sequence[str], keys: Keys, crew: Crew = ALONE) -> Index:
-    """Finds every picture in `paths`; what is known of a shard that hasn't changed since an earlier run is kept.
+    """Finds every image in `paths`; what is known of a shard that hasn't changed since an earlier run is kept.
 
     Args:
         name: of the data set.
@@ -137,7 +137,7 @@ def _joined(paths: Sequence[str], sizes: list[int], findings: list[list[str]]) -
 
 
 def _rows_of(path: str, keys: Keys) -> list[str]:
-    """`start length label text` of each picture in a shard; the checksums of all its records are compared."""
+    """`start length label text` of each image in a shard; the checksums of all its records are compared."""
     rows, start = [], 0
     try:
         batches = tf.data.TFRecordDataset(path).batch(_RECORDS_A_READ).as_numpy_iterator()
@@ -156,21 +156,21 @@ def _row(path: str, record: bytes, start: int, keys: Keys) -> str:
         features = tf.train.Example.FromString(record).features.feature
     except Exception as error:  # Protobuf's errors differ between its versions.
         raise _unusable(path, "its records are no tf.train.Example") from error
-    pictures = features[keys.image].bytes_list.value
+    images = features[keys.image].bytes_list.value
     labels = features[keys.label].int64_list.value
     texts = features[keys.text].bytes_list.value if keys.text else []
-    if len(pictures) != 1 or len(labels) > 1 or len(texts) > 1 or not (labels or texts):
+    if len(images) != 1 or len(labels) > 1 or len(texts) > 1 or not (labels or texts):
         held = ", ".join(sorted(key for key, value in features.items() if value.WhichOneof("kind")))
         wanted = f"one {keys.image} and one {keys.label}{f' or {keys.text}' if keys.text else ''}"
         raise _unusable(path, f"an example must hold {wanted}, and holds {held or 'nothing'}")
     # Where the same bytes stand twice in a record, either will do.
-    first = start + record.find(pictures[0])
+    first = start + record.find(images[0])
     text = texts[0].decode(errors="replace").replace("\n", " ") if texts else ""
-    return f"{first} {len(pictures[0])} {labels[0] if labels else -1} {text}"
+    return f"{first} {len(images[0])} {labels[0] if labels else -1} {text}"
 
 
 def _classes(pattern: str, found: Index) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names and int64 indices: by name where every picture has one, else by number."""
+    """Class names and int64 indices: by name where every image has one, else by number."""
     by_name = all(found.texts)
     if not by_name and (found.labels < 0).any():
         raise _unusable(pattern, "some examples have a class name only, others a number only")
@@ -178,8 +178,8 @@ def _classes(pattern: str, found: Index) -> tuple[tuple[str, ...], np.ndarray]:
     names = tuple(map(str, keys))
     if len(names) < 2:
         raise UserError(
-            f"--data={printable(pattern)} must hold pictures of two classes at least. Received: "
-            f"{shortened(names) or 'no picture'}."
+            f"--data={printable(pattern)} must hold images of two classes at least. Received: "
+            f"{shortened(names) or 'no image'}."
         )
     check_class_names(pattern, names)
     place = {key: i for i, key in enumerate(keys)}
@@ -195,12 +195,11 @@ def _why(path: str) -> str:
     with tf.io.gfile.GFile(path, "rb") as file:
         start = file.read(2)
     if start == _GZIP or start[:1] == _ZLIB:
-        return "it seems to be compressed, so a single picture can't be read; write it without compression"
+        return "it seems to be compressed, so a single image can't be read; write it without compression"
     return "it is damaged or no TFRecord file"
 
 
 def _unusable(path: str, why: str) -> UserError:
     return UserError(
-        "Every TFRecord file of --data must hold whole examples of one picture each. Received "
-        f"{printable(path)}: {why}."
+        f"Every TFRecord file of --data must hold whole examples of one image each. Received {printable(path)}: {why}."
     )

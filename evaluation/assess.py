@@ -1,4 +1,4 @@
-"""From a run and some pictures to all numbers about them."""
+"""From a run and some images to all numbers about them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evaluation.predictions import Predictions, Predictor
 from training.run import Part, Run
 
 # One number is fitted on them, and each costs a forward pass.
-_MOST_VALIDATION_PICTURES = 500
+_MOST_VALIDATION_IMAGES = 500
 _MOST_COMPARED = 20_000
 _MOST_HEADERS = 1_000
 
@@ -33,12 +33,12 @@ _LISTED = 10
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged, and by which pictures.
+    """What is judged, and by which images.
 
     Attributes:
-        run: the run whose classes and training pictures are meant.
-        part: the pictures to judge by.
-        pictures: which ones these are, for the reader: `the test part of cat_dog`.
+        run: the run whose classes and training images are meant.
+        part: the images to judge by.
+        images: which ones these are, for the reader: `the test part of cat_dog`.
         network: what answered: `model.keras`, or the folder of a SavedModel.
         is_own: whether `part` is the run's own test part.
         notes: what was left out and why, a sentence each.
@@ -48,7 +48,7 @@ class Subject:
 
     run: Run
     part: Part
-    pictures: str
+    images: str
     network: str
     is_own: bool = True
     notes: tuple[str, ...] = ()
@@ -67,12 +67,12 @@ class Assessment:
 
     Attributes:
         subject: what was judged.
-        predictions: the answers to its pictures.
+        predictions: the answers to its images.
         numbers: the content of metrics.json.
         rescaled: probabilities after temperature scaling, or None when there is no temperature.
-        copies: (index of a test picture, training picture's index in `train`, correlation).
-        train: the training pictures that were compared; None where none are at hand.
-        headers: format and size of the picture files, at most 1,000 of them, evenly spread.
+        copies: (index of a test image, training image's index in `train`, correlation).
+        train: the training images that were compared; None where none are at hand.
+        headers: format and size of the image files, at most 1,000 of them, evenly spread.
     """
 
     subject: Subject
@@ -192,8 +192,8 @@ def _at_hand(run: Run, name: str, own: Source | None) -> tuple[Part | None, int]
 
 
 def assess(subject: Subject, predictor: Predictor, batch_size: int) -> Assessment:
-    """Predicts the subject's pictures once and measures everything about the answers."""
-    predictions = predictor(subject.part, batch_size, "predicting the pictures")
+    """Predicts the subject's images once and measures everything about the answers."""
+    predictions = predictor(subject.part, batch_size, "predicting the images")
     temperature = _temperature(subject.val, predictor, batch_size)
     rescaled = None if temperature is None else calibration.rescale(predictions.probabilities, temperature)
     train = subject.train and _spread(subject.train, _MOST_COMPARED)
@@ -201,7 +201,7 @@ def assess(subject: Subject, predictor: Predictor, batch_size: int) -> Assessmen
     typical_px = float(np.median([max(header.width, header.height) for header in headers]))
     copies = duplicates.compare(subject.part, train, typical_px) if train else []
     numbers = {
-        "pictures_of": subject.pictures,
+        "images_of": subject.images,
         "network": subject.network,
         **_numbers(subject, predictions),
         "temperature": temperature,
@@ -219,7 +219,7 @@ def assess(subject: Subject, predictor: Predictor, batch_size: int) -> Assessmen
 def _temperature(val: Part | None, predictor: Predictor, batch_size: int) -> float | None:
     if val is None:
         return None
-    validation = predictor(_spread(val, _MOST_VALIDATION_PICTURES), batch_size, "predicting validation pictures")
+    validation = predictor(_spread(val, _MOST_VALIDATION_IMAGES), batch_size, "predicting validation images")
     return calibration.fit_temperature(validation.labels, validation.probabilities)
 
 

@@ -18,15 +18,15 @@ _TEMPERATURES = (0.05, 20.0)
 
 @dataclass(frozen=True)
 class Bin:
-    """The pictures whose confidence lies in one interval: how many, how sure on average, and how often right."""
+    """The images whose confidence lies in one interval: how many, how sure on average, and how often right."""
 
-    pictures: int
+    images: int
     confidence: float
     accuracy: float
 
 
 def bins(labels: np.ndarray, probabilities: np.ndarray) -> list[Bin]:
-    """The bins that hold pictures, by the probability of the predicted class."""
+    """The bins that hold images, by the probability of the predicted class."""
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
     places = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -43,15 +43,15 @@ def expected_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
     Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv:1706.04599), equation 3.
     """
-    gaps = [bin.pictures * abs(bin.accuracy - bin.confidence) for bin in bins(labels, probabilities)]
+    gaps = [bin.images * abs(bin.accuracy - bin.confidence) for bin in bins(labels, probabilities)]
     return sum(gaps) / len(labels)
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """The temperature that minimises the log loss (Guo et al., section 4.2); fit it on other pictures than you judge.
+    """The temperature that minimises the log loss (Guo et al., section 4.2); fit it on other images than you judge.
 
     Returns:
-        Above 1 where the model is too sure of itself, or None where the pictures don't determine it: there are none,
+        Above 1 where the model is too sure of itself, or None where the images don't determine it: there are none,
         or all are answered rightly, so that no confidence would be too high.
     """
     if not len(labels) or (probabilities.argmax(axis=1) == labels).all():

@@ -22,13 +22,13 @@ def of_metrics(model: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
 
 
 def of_duplicates(pairs: int, tested: int, trained: int, all_trained: int) -> list[str]:
-    """A sentence when pictures of the test part stand in training too."""
+    """A sentence when images of the test part stand in training too."""
     if not pairs:
         return []
-    checked = "" if trained == all_trained else f" (compared with {trained:,} of the {all_trained:,} training pictures)"
+    checked = "" if trained == all_trained else f" (compared with {trained:,} of the {all_trained:,} training images)"
     return [
-        f"{pairs:,} of {tested:,} test pictures {'is' if pairs == 1 else 'are'} identical or nearly identical to a "
-        f"training picture{checked}. The model may know them by heart: see the pairs below, and remove the copies."
+        f"{pairs:,} of {tested:,} test images {'is' if pairs == 1 else 'are'} identical or nearly identical to a "
+        f"training image{checked}. The model may know them by heart: see the pairs below, and remove the copies."
     ]
 
 
@@ -41,9 +41,9 @@ def of_missing(what: str, split: str, left: int, missing: int) -> list[str]:
     return [f"{what} used the {left:,} {split} images that are left; {missing:,} are missing."]
 
 
-def pictures_for(accuracy: float, doubt: float) -> int:
-    """How many pictures narrow the 95 % interval of this accuracy to ± `doubt` (normal approximation)."""
-    # Nobody's true accuracy is known to be 1, and its variance of 0 would ask for no pictures at all.
+def images_for(accuracy: float, doubt: float) -> int:
+    """How many images narrow the 95 % interval of this accuracy to ± `doubt` (normal approximation)."""
+    # Nobody's true accuracy is known to be 1, and its variance of 0 would ask for no images at all.
     spread = max(accuracy * (1 - accuracy), 0.01)
     return round(1.96**2 * spread / doubt**2)
 
@@ -52,8 +52,8 @@ def _on_size(model: dict[str, Any]) -> list[str]:
     low, high = model["accuracy_low"], model["accuracy_high"]
     if (high - low) / 2 <= LARGEST_DOUBT:
         return []
-    wanted = max(pictures_for(model["accuracy"], LARGEST_DOUBT), model["pictures"] + 1)
-    images = wording.counted(model["pictures"], "image")
+    wanted = max(images_for(model["accuracy"], LARGEST_DOUBT), model["images"] + 1)
+    images = wording.counted(model["images"], "image")
     return [
         f"The test part is small: from {images} the accuracy is only known to lie between {100 * low:.1f} and "
         f"{100 * high:.1f} %. About {wanted:,} images would give ±{100 * LARGEST_DOUBT:g} points."
@@ -65,7 +65,7 @@ def _on_baseline(model: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
         return []
     return [
         f"The model is not shown to be better than always answering “{baseline['class']}”, which is right "
-        f"for {100 * baseline['accuracy']:.1f} % of these pictures."
+        f"for {100 * baseline['accuracy']:.1f} % of these images."
     ]
 
 
@@ -76,6 +76,6 @@ def _on_classes(supports: list[tuple[str, int]]) -> list[str]:
     named = ", ".join(f"{name} ({support})" for name, support in few[:_LISTED])
     more = f" and {len(few) - _LISTED} more classes" if len(few) > _LISTED else ""
     return [
-        f"Fewer than {_FEWEST_OF_A_CLASS} test pictures of {named}{more}: what is said of "
+        f"Fewer than {_FEWEST_OF_A_CLASS} test images of {named}{more}: what is said of "
         f"{'this class' if len(few) == 1 else 'these classes'} alone is hardly more than an anecdote."
     ]

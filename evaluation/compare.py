@@ -1,4 +1,4 @@
-"""Runs side by side on the same test pictures: which is better, by how much, at what cost, and is it chance?"""
+"""Runs side by side on the same test images: which is better, by how much, at what cost, and is it chance?"""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def compare(runs: list[Run], batch_size: int) -> dict[str, Any]:
     """
     if len(runs) < 2:
         raise UserError(f"--compare needs two runs at least: evaluate.py --compare RUN RUN. Received: {len(runs)}.")
-    shared = _shared_pictures(runs)
+    shared = _shared_images(runs)
     names = _names(runs)
     rows, correct = [], []
     for name, run, part in zip(names, runs, shared, strict=True):
@@ -47,7 +47,7 @@ def compare(runs: list[Run], batch_size: int) -> dict[str, Any]:
         {"first": names[i], "second": names[j], **metrics.mcnemar(correct[i], correct[j])}
         for i, j in itertools.combinations(range(len(runs)), 2)
     ]
-    return {"pictures": len(shared[0]), "runs": rows, "pairs": pairs}
+    return {"images": len(shared[0]), "runs": rows, "pairs": pairs}
 
 
 def write(comparison: dict[str, Any], folder: str) -> str:
@@ -77,7 +77,7 @@ def text(comparison: dict[str, Any]) -> str:
     return f"{tables.aligned(rows)}\n\n{tables.aligned(pairs)}"
 
 
-def _shared_pictures(runs: list[Run]) -> list[Part]:
+def _shared_images(runs: list[Run]) -> list[Part]:
     """Each run's test part in the order of the first one's, with the first one's class indices."""
     parts = [run.part("test") for run in runs]
     first = _label_of_each(parts[0])
@@ -86,7 +86,7 @@ def _shared_pictures(runs: list[Run]) -> list[Part]:
         differing = _label_of_each(part).items() ^ first.items()
         if differing or run.class_names != runs[0].class_names:
             raise UserError(
-                "--compare needs runs with the same test pictures and classes. "
+                "--compare needs runs with the same test images and classes. "
                 f"Received: {runs[0].path} with {len(parts[0])} and {run.path} with "
                 f"{wording.counted(len(part), 'test image')}, "
                 f"{len({address for address, _ in differing})} of them not shared. "
@@ -104,7 +104,7 @@ def _label_of_each(part: Part) -> dict[str, str]:
 
 
 def _check_same_content(first: Run, run: Run, part: Part, other: Part) -> None:
-    """Two data sets can use the same names for different pictures; the same data set needs no reading."""
+    """Two data sets can use the same names for different images; the same data set needs no reading."""
     if (first.config.data, first.config.data_dir) == (run.config.data, run.config.data_dir):
         return
     differing = [a for i, a in enumerate(part.addresses) if part.encoded(i) != other.encoded(i)]
@@ -137,7 +137,7 @@ def _row(name: str, run: Run, model: keras.Model, predictions: Predictions, part
 
 
 def _latency_ms(model: keras.Model, part: Part) -> float:
-    """Median time of one decoded picture through the network, on this machine."""
+    """Median time of one decoded image through the network, on this machine."""
     answer = answering(model)
     pixels = next(iter(part.pixels(1))).numpy()
     times = []

@@ -1,4 +1,4 @@
-"""Pictures of the test part that also stand, nearly the same, among the training pictures."""
+"""Images of the test part that also stand, nearly the same, among the training images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from data.progress import progress
 from training.run import Part
 
-# At 16 px, copies of a photograph that were re-encoded, resized or recoloured correlate above 0.98, different ones of
+# At 16 px, copies of a photograph that were re-encoded, resized or recolored correlate above 0.98, different ones of
 # 2,400 cats and dogs nowhere above 0.9. Two handwritten digits of one class come to 0.99 without being copies.
 SIMILARITY = 0.98
 SIMILARITY_OF_ICONS = 0.995
@@ -22,14 +22,14 @@ _ROWS = 512
 
 
 def compare(test: Part, train: Part, typical_px: float) -> list[tuple[int, int, float]]:
-    """Pairs of a test picture and its nearly identical training picture, the most similar first.
+    """Pairs of a test image and its nearly identical training image, the most similar first.
 
-    Mirror images count as the same picture, for augmentation makes them.
+    Mirror images count as the same image, for augmentation makes them.
 
     Args:
-        test: the pictures that are judged.
-        train: the pictures that were learnt.
-        typical_px: the longer side of a typical picture file; small drawings resemble each other more.
+        test: the images that are judged.
+        train: the images that were learned.
+        typical_px: the longer side of a typical image file; small drawings resemble each other more.
 
     Returns:
         (index in `test`, index in `train`, correlation in 0-1).
@@ -39,18 +39,18 @@ def compare(test: Part, train: Part, typical_px: float) -> list[tuple[int, int, 
 
 
 def _signatures_of(part: Part, name: str) -> np.ndarray:
-    """Small JPEGs decode at an eighth of their size, so this takes a third of a millisecond a picture."""
+    """Small JPEGs decode at an eighth of their size, so this takes a third of a millisecond per image."""
     small = Part(part.source, _DECODED_PX, 1)
     steps = -(-len(part) // _BATCH)
-    batches = progress(small.pixels(_BATCH), steps, f"looking for copies: {name} pictures (batches of {_BATCH})")
+    batches = progress(small.pixels(_BATCH), steps, f"looking for copies: {name} images (batches of {_BATCH})")
     return signatures(batch.numpy() for batch in batches)
 
 
 def signatures(thumbnails: Iterable[np.ndarray]) -> np.ndarray:
-    """One unit vector a picture from batches of grey thumbnails (batch, 64, 64, 1), averaged down to 16 px.
+    """One unit vector per image from batches of gray thumbnails (batch, 64, 64, 1), averaged down to 16 px.
 
-    Brightness and contrast are taken out, so that the product of two is the correlation of their pictures. A picture of
-    one colour only gives zeros, which resemble nothing.
+    Brightness and contrast are taken out, so that the product of two is the correlation of their images. An image of
+    one color only gives zeros, which resemble nothing.
     """
     flat = np.concatenate([_averaged(batch).reshape(len(batch), -1) for batch in thumbnails])
     flat -= flat.mean(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The pictures of the report: errors, evidence, copies, and what augmentation does."""
+"""The images of the report: errors, evidence, copies, and what augmentation does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VERSIONS = 9
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One picture with what was said of it; `image` and `heat` are `data:` addresses."""
+    """One image with what was said of it; `image` and `heat` are `data:` addresses."""
 
     image: str
     address: str
@@ -63,7 +63,7 @@ def evidence(assessment: Assessment, model: keras.Model) -> dict[str, list[Exhib
 
 
 def copies(assessment: Assessment) -> list[dict[str, Any]]:
-    """The most similar pairs of a test and a training picture."""
+    """The most similar pairs of a test and a training image."""
     part, train = assessment.subject.part, assessment.train
     if train is None:
         return []
@@ -80,7 +80,7 @@ def copies(assessment: Assessment) -> list[dict[str, Any]]:
 
 
 def augmented(part: Part | None, level: str, seed: int) -> list[str]:
-    """Nine versions of the first training picture as training sees it; empty without augmentation or image."""
+    """Nine versions of the first training image as training sees it; empty without augmentation or image."""
     random_layers = layers(level)
     if not random_layers or part is None:
         return []
@@ -110,15 +110,13 @@ def _explain(assessment: Assessment, model: keras.Model, chosen: np.ndarray) -> 
     if heat is None:
         return None
     shown = zip(chosen, pixels, heat, strict=True)
-    return [
-        _exhibit(assessment, i, picture, svg.from_pixels(gradcam.overlay(picture, warm))) for i, picture, warm in shown
-    ]
+    return [_exhibit(assessment, i, image, svg.from_pixels(gradcam.overlay(image, warm))) for i, image, warm in shown]
 
 
 def _pixels(part: Part, chosen: Iterable[int]) -> np.ndarray:
-    """uint8 (pictures, image_size, image_size, channels): a few, for which a tf.data pipeline takes longer to build."""
+    """uint8 (images, image_size, image_size, channels): a few, for which a tf.data pipeline takes longer to build."""
     encoded = (tf.constant(part.encoded(i)) for i in chosen)
-    return np.stack([decode(picture, part.image_size, part.channels).numpy() for picture in encoded])
+    return np.stack([decode(image, part.image_size, part.channels).numpy() for image in encoded])
 
 
 def _exhibit(assessment: Assessment, index: int, pixels: np.ndarray | None = None, heat: str = "") -> Exhibit:

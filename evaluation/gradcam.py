@@ -1,4 +1,4 @@
-"""Which places of a picture spoke for the answer."""
+"""Which places of an image spoke for the answer."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _BATCH = 8
 
 
 def explain(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
-    """Grad-CAM of each picture for the class at the same place of `classes`.
+    """Grad-CAM of each image for the class at the same place of `classes`.
 
     Selvaraju et al., Grad-CAM, 2017 (arXiv:1610.02391), equations 1 and 2, on the logits.
 
     Args:
         model: made by `models.build` or read from a `.keras` file.
-        pixels: in 0-255, shape `(pictures, height, width, channels)`.
+        pixels: in 0-255, shape `(images, height, width, channels)`.
         classes: indices of the classes to explain; for a single logit 0 or 1.
 
     Returns:
-        float32 in 0-1, shape `(pictures, height, width)`: 1 where the evidence is strongest, all 0 where nothing spoke
+        float32 in 0-1, shape `(images, height, width)`: 1 where the evidence is strongest, all 0 where nothing spoke
         for the class; None for a network without convolutions.
     """
     name = last_convolution(model)
@@ -37,11 +37,11 @@ def explain(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.n
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """One picture, uint8 (height, width, channels), with its map of (height, width) in 0-1 laid over it in colour."""
-    grey = np.repeat(pixels.mean(axis=-1, keepdims=True), 3, axis=-1)
-    colours = 255 * mpl.colormaps["inferno"](heat)[..., :3]
+    """One image, uint8 (height, width, channels), with its map of (height, width) in 0-1 laid over it in color."""
+    gray = np.repeat(pixels.mean(axis=-1, keepdims=True), 3, axis=-1)
+    colors = 255 * mpl.colormaps["inferno"](heat)[..., :3]
     share = 0.25 + 0.5 * heat[..., np.newaxis]
-    return np.round((1 - share) * grey + share * colours).astype(np.uint8)
+    return np.round((1 - share) * gray + share * colors).astype(np.uint8)
 
 
 def _explain_batch(model: keras.Model, split: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def _explain_batch(model: keras.Model, split: keras.Model, pixels: np.ndarray, c
 
 
 def _evidence(logits: tf.Tensor, classes: np.ndarray) -> tf.Tensor:
-    """The logit of each picture's class; a single logit speaks for class 1 and its negative for class 0."""
+    """The logit of each image's class; a single logit speaks for class 1 and its negative for class 0."""
     if logits.shape[-1] == 1:
         return logits[:, 0] * tf.constant(2.0 * classes - 1.0, logits.dtype)
     return tf.gather(logits, classes, batch_dims=1)

@@ -26,23 +26,23 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, class_names: t
     is left out of the means. What is not defined, such as the ROC-AUC where a class is missing, is None.
 
     Args:
-        labels: int class indices, shape `(pictures,)`, one picture at least.
-        probabilities: in 0-1, shape `(pictures, classes)`, rows sum to 1; for two classes both columns.
+        labels: int class indices, shape `(images,)`, one image at least.
+        probabilities: in 0-1, shape `(images, classes)`, rows sum to 1; for two classes both columns.
         class_names: names in index order.
 
     Returns:
-        `pictures`, `accuracy` with `accuracy_low` and `accuracy_high` (95 % Wilson), `balanced_accuracy`, `top_k`,
+        `images`, `accuracy` with `accuracy_low` and `accuracy_high` (95 % Wilson), `balanced_accuracy`, `top_k`,
         `roc_auc` and `average_precision` (class 1 positive; None unless there are two classes), `log_loss`, `brier`,
         `ece`, `macro`, `classes` (precision, recall, f1, support), `confusion` (rows: label, columns: predicted).
     """
-    probabilities = _normalised(probabilities)
+    probabilities = _normalized(probabilities)
     predicted = probabilities.argmax(axis=1)
     indices = np.arange(len(class_names))
     low, high = wilson(int((predicted == labels).sum()), len(labels))
     columns = sk.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
     concerned = np.union1d(labels, predicted)
     return {
-        "pictures": len(labels),
+        "images": len(labels),
         "accuracy": number(sk.accuracy_score(labels, predicted)),
         "accuracy_low": low,
         "accuracy_high": high,
@@ -71,7 +71,7 @@ def baseline(labels: np.ndarray, train_counts: np.ndarray, class_names: tuple[st
 
 
 def brightness(targets: np.ndarray, estimates: np.ndarray) -> dict[str, float | None]:
-    """Errors of the brightness head; both arguments in 0-1, shape `(pictures,)`. R² is None for constant targets."""
+    """Errors of the brightness head; both arguments in 0-1, shape `(images,)`. R² is None for constant targets."""
     varies = len(targets) > 1 and float(np.ptp(targets)) > 0
     return {
         "mae": number(sk.mean_absolute_error(targets, estimates)),
@@ -87,10 +87,10 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> dict[str, float | int]:
-    """McNemar's exact test of two classifiers on the same pictures (McNemar, Psychometrika 1947).
+    """McNemar's exact test of two classifiers on the same images (McNemar, Psychometrika 1947).
 
     Returns:
-        `only_first` and `only_second`: how many pictures just one of them got right; `p_value`: how likely a
+        `only_first` and `only_second`: how many images just one of them got right; `p_value`: how likely a
         difference at least as large would be if both were equally good. 1 where they never disagree.
     """
     only_first = int((first_correct & ~second_correct).sum())
@@ -105,7 +105,7 @@ def number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _normalised(probabilities: np.ndarray) -> np.ndarray:
+def _normalized(probabilities: np.ndarray) -> np.ndarray:
     """float32 rows sum to 1 within 1e-6, which scikit-learn warns about."""
     probabilities = np.asarray(probabilities, np.float64)
     return probabilities / probabilities.sum(axis=1, keepdims=True)

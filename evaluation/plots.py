@@ -1,4 +1,4 @@
-"""The report's plots. Each has a title and named axes with units; colours are only the palette's."""
+"""The report's plots. Each has a title and named axes with units; colors are only the palette's."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Fig
     cells = [_cell(row, column, shares[row, column]) for row, column in filled]
     axes.add_collection(PatchCollection(cells, match_original=True))
     for row, column in filled if classes <= _MOST_COUNTED_CLASSES else []:
-        colour = PAPER if shares[row, column] > 0.5 else INK
+        color = PAPER if shares[row, column] > 0.5 else INK
         size = 15 if classes <= 4 else 9
-        axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=colour, fontsize=size)
+        axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=color, fontsize=size)
     name_size = float(np.clip(400 / classes, 4.5, 10))
     axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), aspect="equal")
     axes.set_xticks(
@@ -62,7 +62,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Fig
     axes.grid(False)
     axes.set_title("Confusion matrix: what was taken for what", loc="left", pad=12)
     axes.set_xlabel("predicted class")
-    axes.set_ylabel("label (pictures)" if classes <= _MOST_COUNTED_CLASSES else "label")
+    axes.set_ylabel("label (images)" if classes <= _MOST_COUNTED_CLASSES else "label")
     return figure
 
 
@@ -112,10 +112,10 @@ def reliability(labels: np.ndarray, before: np.ndarray, after: np.ndarray | None
         _draw_reliability(top, labels, after, "temperature-scaled", "s", ORANGE)
     bottom.hist(before.max(axis=1), bins=BINS, range=(0, 1), color=BLUE, alpha=0.8)
     # The most probable of two classes has a half at least.
-    top.set(ylim=(0, 1.04), ylabel="right (share of pictures)", xlim=(1 / before.shape[1] - 0.02, 1.02))
+    top.set(ylim=(0, 1.04), ylabel="right (share of images)", xlim=(1 / before.shape[1] - 0.02, 1.02))
     top.set_title("Reliability: does 90 % sure mean 90 % right?", loc="left", pad=26)
     top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, columnspacing=1, fontsize=9)
-    bottom.set(xlabel="confidence (probability of the answer)", ylabel="pictures")
+    bottom.set(xlabel="confidence (probability of the answer)", ylabel="images")
     bottom.xaxis.set_major_formatter(PercentFormatter(1))
     top.yaxis.set_major_formatter(PercentFormatter(1))
     bottom.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
@@ -124,10 +124,10 @@ def reliability(labels: np.ndarray, before: np.ndarray, after: np.ndarray | None
 
 @styled
 def brightness(targets: np.ndarray, estimates: np.ndarray) -> Figure:
-    """Estimated against measured brightness, both 0-1, a point a picture."""
+    """Estimated against measured brightness, both 0-1, a point per image."""
     figure, axes = _square(percent=False)
     axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="perfect")
-    axes.plot(targets, estimates, ".", color=BLUE, alpha=0.5, markersize=4, label="a picture")
+    axes.plot(targets, estimates, ".", color=BLUE, alpha=0.5, markersize=4, label="an image")
     axes.set_title("Brightness: estimate against measurement", loc="left")
     axes.set_xlabel("measured mean brightness (0 black, 1 white)")
     axes.set_ylabel("estimated brightness")
@@ -137,19 +137,19 @@ def brightness(targets: np.ndarray, estimates: np.ndarray) -> Figure:
 
 @styled
 def class_counts(counts: dict[str, np.ndarray], class_names: tuple[str, ...]) -> Figure:
-    """Pictures of each class in each part, largest class on top; `counts` maps a part's name to counts by class."""
+    """Images of each class in each part, largest class on top; `counts` maps a part's name to counts by class."""
     order = np.argsort(-sum(counts.values()), kind="stable")
     named = len(class_names) <= _MOST_NAMED_BARS
     figure = Figure(figsize=(_WIDTH, 1.6 + (0.24 * len(class_names) if named else 3.6)))
     axes = figure.subplots()
     left = np.zeros(len(class_names))
-    for (part, values), colour in zip(counts.items(), (BLUE, ORANGE, GREEN), strict=False):
-        axes.barh(range(len(order)), values[order], left=left, color=colour, label=part, height=0.75 if named else 1)
+    for (part, values), color in zip(counts.items(), (BLUE, ORANGE, GREEN), strict=False):
+        axes.barh(range(len(order)), values[order], left=left, color=color, label=part, height=0.75 if named else 1)
         left = left + values[order]
     axes.invert_yaxis()
     axes.set_yticks(range(len(order)) if named else [], [_short(class_names[i]) for i in order] if named else [])
-    axes.set_title("Pictures of each class", loc="left", pad=26)
-    axes.set_xlabel("pictures")
+    axes.set_title("Images of each class", loc="left", pad=26)
+    axes.set_xlabel("images")
     axes.set_ylabel("class" if named else f"{len(order)} classes, largest first")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.grid(axis="y", visible=False)
@@ -159,14 +159,14 @@ def class_counts(counts: dict[str, np.ndarray], class_names: tuple[str, ...]) ->
 
 @styled
 def sizes(widths: np.ndarray, heights: np.ndarray, image_size: int) -> Figure:
-    """Width and height of the picture files in px, with the square that the network sees."""
+    """Width and height of the image files in px, with the square that the network sees."""
     figure = Figure(figsize=_SQUARE)
     axes = figure.subplots()
-    axes.plot(widths, heights, ".", color=BLUE, alpha=0.35, markersize=4, label="a picture file")
+    axes.plot(widths, heights, ".", color=BLUE, alpha=0.35, markersize=4, label="an image file")
     axes.plot([image_size], [image_size], "s", color=ORANGE, label=f"what the network sees: {image_size} px")
     longest = 1.08 * max(widths.max(), heights.max(), image_size)
     axes.set(xlim=(0, longest), ylim=(0, longest), xlabel="width (px)", ylabel="height (px)")
-    axes.set_title("Sizes of the picture files", loc="left", pad=42)
+    axes.set_title("Sizes of the image files", loc="left", pad=42)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     return figure
 
@@ -180,7 +180,7 @@ def accuracies(names: list[str], accuracy: list[float], low: list[float], high: 
     errors = [np.subtract(accuracy, low), np.subtract(high, accuracy)]
     axes.errorbar(accuracy, rows, xerr=errors, fmt="o", color=BLUE, capsize=4)
     axes.set_yticks(rows, [_short(name, 32) for name in names])
-    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="right answers (share of the test pictures), with 95 % interval")
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="right answers (share of the test images), with 95 % interval")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_title("Test accuracy of each run", loc="left")
     return figure
@@ -197,21 +197,21 @@ def _square(percent: bool = True) -> tuple[Figure, Axes]:
 
 
 def _cell(row: int, column: int, share: float) -> Rectangle:
-    """A single confused picture among hundreds must still be seen, hence the root."""
-    colour = BLUE if row == column else ORANGE
+    """A single confused image among hundreds must still be seen, hence the root."""
+    color = BLUE if row == column else ORANGE
     alpha = 0.12 + 0.88 * (share if row == column else share**0.5)
-    return Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=alpha, linewidth=0)
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, alpha=alpha, linewidth=0)
 
 
 def _draw_reliability(
-    axes: Axes, labels: np.ndarray, probabilities: np.ndarray, name: str, form: str, colour: str
+    axes: Axes, labels: np.ndarray, probabilities: np.ndarray, name: str, form: str, color: str
 ) -> None:
-    """With its 95 % interval, or a bin of two pictures would look as telling as one of two hundred."""
+    """With its 95 % interval, or a bin of two images would look as telling as one of two hundred."""
     for bin in bins(labels, probabilities):
-        low, high = wilson(round(bin.accuracy * bin.pictures), bin.pictures)
-        axes.plot([bin.confidence] * 2, [low, high], color=colour, linewidth=1, alpha=0.6)
-        size = 3 + 7 * (bin.pictures / len(labels)) ** 0.5
-        axes.plot(bin.confidence, bin.accuracy, form, color=colour, markersize=size, label=name)
+        low, high = wilson(round(bin.accuracy * bin.images), bin.images)
+        axes.plot([bin.confidence] * 2, [low, high], color=color, linewidth=1, alpha=0.6)
+        size = 3 + 7 * (bin.images / len(labels)) ** 0.5
+        axes.plot(bin.confidence, bin.accuracy, form, color=color, markersize=size, label=name)
         name = ""
 
 

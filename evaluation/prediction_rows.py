@@ -1,4 +1,4 @@
-"""Labels for any picture files, one row each, a broken one included; memory doesn't grow with their number."""
+"""Labels for any image files, one row each, a broken one included; memory doesn't grow with their number."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Reader:
-    """How pictures become pixels, and answers become rows.
+    """How images become pixels, and answers become rows.
 
     Attributes:
         image_size: height and width that the network sees, in px.
-        channels: 3 (RGB) or 1 (grey).
+        channels: 3 (RGB) or 1 (gray).
         class_names: in index order.
-        top_k: how many answers to give for each picture, at most.
+        top_k: how many answers to give for each image, at most.
     """
 
     image_size: int
@@ -82,12 +82,12 @@ class Reader:
     def _answered(
         self, paths: Sequence[str], pixels: list[np.ndarray | str], answer: Callable[[np.ndarray], Answers]
     ) -> Iterator[Row]:
-        good = [picture for picture in pixels if not isinstance(picture, str)]
+        good = [image for image in pixels if not isinstance(image, str)]
         answers = answer(np.stack(good)) if good else {}
         number = 0
-        for path, picture in zip(paths, pixels, strict=True):
-            if isinstance(picture, str):
-                yield Row(path, error=picture)
+        for path, image in zip(paths, pixels, strict=True):
+            if isinstance(image, str):
+                yield Row(path, error=image)
             else:
                 yield self._row(path, answers, number)
                 number += 1
@@ -102,7 +102,7 @@ class Reader:
 
 def _read_local(path: str) -> bytes | str:
     """A file's bytes, or why they are not wanted."""
-    # Opening a named pipe would wait for ever, and reading a film would fill the memory.
+    # Opening a named pipe would wait forever, and reading a film would fill the memory.
     if not os.path.isfile(path):
         return "no such file" if not os.path.exists(path) else "not a file"
     if os.path.getsize(path) > LARGEST_BYTES:

@@ -1,4 +1,4 @@
-"""What a trained model says about pictures: the one pass over them that every number and plot of the report shares."""
+"""What a trained model says about images: the one pass over them that every number and plot of the report shares."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _RETURNED = ("probabilities", "brightness")
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers to the pictures of one part, in its order.
+    """The answers to the images of one part, in its order.
 
     Attributes:
-        labels: int64 class indices, shape `(pictures,)`.
-        probabilities: float64 in 0-1, shape `(pictures, classes)`, two columns for two classes.
-        brightness: the second head's estimates in 0-1, shape `(pictures,)`; None for a model without it.
+        labels: int64 class indices, shape `(images,)`.
+        probabilities: float64 in 0-1, shape `(images, classes)`, two columns for two classes.
+        brightness: the second head's estimates in 0-1, shape `(images,)`; None for a model without it.
         brightness_targets: the measured mean brightness in 0-1, beside it.
     """
 
@@ -39,7 +39,7 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """Index of the most probable class of each picture; the first one where two are equal."""
+        """Index of the most probable class of each image; the first one where two are equal."""
         return self.probabilities.argmax(axis=1)
 
     @cached_property
@@ -154,7 +154,7 @@ def _checked(batches: Iterable[Answers], class_names: tuple[str, ...], folder: s
         fits = found.shape[1] == len(expected)
         if not fits or [expected[i] for i in found.argmax(axis=1)] != answers["label"].tolist():
             raise UserError(
-                f"The SavedModel in {folder} must read each picture and have the classes of this run, "
+                f"The SavedModel in {folder} must read each image and have the classes of this run, "
                 f"{', '.join(class_names)}. Received: {found.shape[1]} classes, and the label {answers['label'][0]!r}."
             )
         yield {name: answers[name].astype(np.float64) for name in (*_RETURNED, "targets") if name in answers}

@@ -43,7 +43,7 @@ def write(assessment: Assessment, model: keras.Model, folder: str) -> str:
 
 
 def most_confused(numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    """The commonest pairs of a label and another prediction, with the share of the label's pictures."""
+    """The commonest pairs of a label and another prediction, with the share of the label's images."""
     confusion = np.asarray(numbers["confusion"])
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSED]
@@ -54,7 +54,7 @@ def most_confused(numbers: dict[str, Any]) -> list[dict[str, Any]]:
             "pointer": f"/confusion/{row}/{column}",
             "label": names[row],
             "predicted": names[column],
-            "pictures": int(wrong[row, column]),
+            "images": int(wrong[row, column]),
             "share": float(wrong[row, column] / confusion[row].sum()),
         }
         for row, column in places
@@ -62,7 +62,7 @@ def most_confused(numbers: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def part_counts(run: Run) -> dict[str, np.ndarray]:
-    """How many pictures of each class are in each part, by the part's name for readers."""
+    """How many images of each class are in each part, by the part's name for readers."""
     index = {name: i for i, name in enumerate(run.class_names)}
     rows = run.splits()
     names = {"training": "train", "validation": "val", "test": "test", "unused": "unused"}
@@ -110,8 +110,8 @@ def _figures(assessment: Assessment) -> dict[str, svg.Markup]:
     figures = {
         "Confusion matrix": plots.confusion_matrix(np.asarray(numbers["confusion"]), names),
         "Reliability diagram": plots.reliability(predictions.labels, predictions.probabilities, assessment.rescaled),
-        "Pictures of each class": plots.class_counts(part_counts(run), names),
-        "Sizes of the picture files": _sizes(assessment),
+        "Images of each class": plots.class_counts(part_counts(run), names),
+        "Sizes of the image files": _sizes(assessment),
     }
     if numbers["roc_auc"] is not None:
         scores = predictions.probabilities[:, 1]
@@ -131,13 +131,13 @@ def _sizes(assessment: Assessment) -> plots.Figure:
 
 
 def _formats(assessment: Assessment) -> dict[str, int]:
-    """How many picture files there are of each format and oddity, commonest first."""
+    """How many image files there are of each format and oddity, commonest first."""
     found = [name for header in assessment.headers for name in (header.format, *header.notes) if name]
     return dict(sorted(((name, found.count(name)) for name in set(found)), key=lambda item: (-item[1], item[0])))
 
 
 def _errors(assessment: Assessment) -> str:
-    """A row for each wrong picture, the most confident first, with an empty column for the cause."""
+    """A row for each wrong image, the most confident first, with an empty column for the cause."""
     predictions, names = assessment.predictions, assessment.subject.class_names
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

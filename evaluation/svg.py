@@ -1,4 +1,4 @@
-"""Figures and pictures inside the page: SVG that follows the reader's theme, and thumbnails as `data:` addresses."""
+"""Figures and images inside the page: SVG that follows the reader's theme, and thumbnails as `data:` addresses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _AS_TEXT: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False}
 
 
 def from_figure(figure: Figure, label: str) -> Markup:
-    """The figure as an inline SVG whose colours are the style sheet's; `label` is what a screen reader says."""
+    """The figure as an inline SVG whose colors are the style sheet's; `label` is what a screen reader says."""
     target = io.StringIO()
     with mpl.rc_context({**_AS_TEXT, "svg.hashsalt": label}), warnings.catch_warnings():
         # Matplotlib's font lacks many scripts; the browser, which draws the letters, doesn't.
@@ -50,13 +50,13 @@ def from_figure(figure: Figure, label: str) -> Markup:
 
 
 def thumbnail(encoded: bytes, longest_px: int = THUMBNAIL_PX) -> str:
-    """A small copy of an encoded picture as a `data:` address, in its own aspect ratio; "" when it can't be read."""
+    """A small copy of an encoded image as a `data:` address, in its own aspect ratio; "" when it can't be read."""
     try:
-        with Image.open(io.BytesIO(encoded)) as picture:
+        with Image.open(io.BytesIO(encoded)) as image:
             # A large JPEG is decoded at a fraction of its size.
-            picture.draft("RGB", (2 * longest_px, 2 * longest_px))
-            small = picture.convert("RGB")
-    # Pillow raises its parsers' own errors on damaged files; the report shows a blank in place of the picture.
+            image.draft("RGB", (2 * longest_px, 2 * longest_px))
+            small = image.convert("RGB")
+    # Pillow raises its parsers' own errors on damaged files; the report shows a blank in place of the image.
     except Exception:
         return ""
     small.thumbnail((longest_px, longest_px))
@@ -67,10 +67,10 @@ def from_pixels(pixels: np.ndarray, side_px: int = THUMBNAIL_PX) -> str:
     """uint8 pixels (height, width, 1 or 3) as a `data:` address, enlarged without smoothing where they are smaller."""
     if pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
-    picture = Image.fromarray(pixels)
-    enlarged = max(picture.size) < side_px
+    image = Image.fromarray(pixels)
+    enlarged = max(image.size) < side_px
     how = Image.Resampling.NEAREST if enlarged else Image.Resampling.BILINEAR
-    return _data_address(picture.resize((side_px, side_px), how))
+    return _data_address(image.resize((side_px, side_px), how))
 
 
 def _opening(label: str) -> str:
@@ -78,7 +78,7 @@ def _opening(label: str) -> str:
     return rf'<svg role="img" aria-label="{name}" \1>'
 
 
-def _data_address(picture: Image.Image) -> str:
+def _data_address(image: Image.Image) -> str:
     target = io.BytesIO()
-    picture.save(target, "JPEG", quality=80)
+    image.save(target, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(target.getvalue()).decode()

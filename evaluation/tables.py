@@ -42,12 +42,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def per_class(model: dict[str, Any]) -> str:
     """Precision, recall, F1 and support of each class, with their mean, as an aligned table."""
-    rows = [["class", "precision", "recall", "F1", "pictures"]]
+    rows = [["class", "precision", "recall", "F1", "images"]]
     for row in model["classes"]:
         shares = (decimal(row[name]) for name in ("precision", "recall", "f1"))
         rows.append([row["name"], *shares, count(row["support"])])
     macro = (decimal(model["macro"][name]) for name in ("precision", "recall", "f1"))
-    return aligned([*rows, ["mean of classes", *macro, count(model["pictures"])]])
+    return aligned([*rows, ["mean of classes", *macro, count(model["images"])]])
 
 
 def confusion(model: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Questions to a served model: whole answers about pictures, with retries, from a transport that may fail."""
+"""Questions to a served model: whole answers about images, with retries, from a transport that may fail."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _DOWN_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server says about one picture.
+    """What the server says about one image.
 
     Attributes:
-        label: the likeliest class; empty when the picture was refused.
+        label: the likeliest class; empty when the image was refused.
         score: its probability in 0-1.
         probabilities: one for each class name, in 0-1.
-        error: why the picture was refused; empty when it wasn't.
+        error: why the image was refused; empty when it wasn't.
         brightness: in 0-1; None for a model without that head.
     """
 
@@ -64,13 +64,13 @@ def metadata(transport: Transport, patience: Patience) -> Metadata:
         raise refused(transport.target, f"metadata that can't be read ({error})") from error
 
 
-def classify(transport: Transport, pictures: list[bytes], patience: Patience) -> list[Answer]:
-    """The answers to encoded pictures, in their order.
+def classify(transport: Transport, images: list[bytes], patience: Patience) -> list[Answer]:
+    """The answers to encoded images, in their order.
 
     Raises:
         UserError: the server is down, too busy for longer than the deadline, or refuses the request.
     """
-    columns = _call(transport, "serving_default", "image_bytes", pictures, patience)
+    columns = _call(transport, "serving_default", "image_bytes", images, patience)
     try:
         rows = zip(columns["label"], columns["score"], columns["probabilities"], columns["error"], strict=True)
         answers = [Answer(label, score, tuple(values), error) for label, score, values, error in rows]
@@ -81,8 +81,8 @@ def classify(transport: Transport, pictures: list[bytes], patience: Patience) ->
         ]
     except (KeyError, ValueError, TypeError) as error:
         raise refused(transport.target, f"other outputs than expected ({error})") from error
-    if len(answers) != len(pictures):
-        received = f"{wording.counted(len(answers), 'answer')} to {wording.counted(len(pictures), 'image')}"
+    if len(answers) != len(images):
+        received = f"{wording.counted(len(answers), 'answer')} to {wording.counted(len(images), 'image')}"
         raise refused(transport.target, received)
     return answers
 
@@ -94,7 +94,7 @@ def classify_all(
 
     Args:
         transport: which server.
-        batches: functions that read a batch when its turn has come, so that not all pictures lie in memory.
+        batches: functions that read a batch when its turn has come, so that not all images lie in memory.
         patience: for each request.
         parallel: at least 1.
     """

@@ -28,7 +28,7 @@ def define_flags() -> None:
     """Defines the flags of the check."""
     connecting.define_flags()
     flags.DEFINE_string("run", None, "Folder of the run whose export the server should have.", required=True)
-    flags.DEFINE_integer("limit", 0, "How many of the test pictures to compare, from the first. 0: all.", lower_bound=0)
+    flags.DEFINE_integer("limit", 0, "How many of the test images to compare, from the first. 0: all.", lower_bound=0)
     flags.DEFINE_float(
         "tolerance", 1e-5, "Largest difference between two probabilities, in 0-1.", lower_bound=0.0, upper_bound=1.0
     )
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     run = Run.open(options.run)
     _check_same(about, describe(run), run.path)
     differences = compare(
-        run, lambda pictures: asking.classify(transport, pictures, patience), options.batch_size, options.limit
+        run, lambda images: asking.classify(transport, images, patience), options.batch_size, options.limit
     )
     return report(differences, options.tolerance)
 
@@ -57,13 +57,13 @@ def main(argv: list[str]) -> int:
 def compare(
     run: Run, ask: Callable[[list[bytes]], list[asking.Answer]], batch_size: int, limit: int = 0
 ) -> dict[str, float]:
-    """The largest difference between the run's and the server's probabilities for each test picture, by address.
+    """The largest difference between the run's and the server's probabilities for each test image, by address.
 
     Args:
-        run: gives the pictures of its test part and its best model.
-        ask: gives the server's answers to encoded pictures; a refused picture counts as infinitely different.
-        batch_size: pictures a request.
-        limit: how many pictures; 0 for all.
+        run: gives the images of its test part and its best model.
+        ask: gives the server's answers to encoded images; a refused image counts as infinitely different.
+        batch_size: images per request.
+        limit: how many images; 0 for all.
     """
     part = run.part("test")
     count = min(limit or len(part), len(part))

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     """Writes a row for each image; gives the exit code."""
     options = flags.FLAGS
     answers.check_flags(options)
-    paths = find_pictures(argv[1:])
+    paths = find_images(argv[1:])
     transport, patience = connecting.connect(options, options.parallel)
     about = asking.metadata(transport, patience)
     layout = answers.Layout(paths, about.class_names, "brightness" in about.heads)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     return answers.write(rows if sys.stdout.isatty() else progress(rows, len(paths), "asking"), layout, options)
 
 
-def find_pictures(arguments: list[str]) -> list[str]:
+def find_images(arguments: list[str]) -> list[str]:
     """The files that `arguments` name, and all visible files in the folders among them, sorted.
 
     A path that doesn't exist is kept: it gets a row of its own.
@@ -55,7 +55,7 @@ def find_pictures(arguments: list[str]) -> list[str]:
         UserError: nothing is named, or no file is in the folders.
     """
     if not arguments:
-        raise UserError("Name pictures or folders of pictures: python -m serving.client --server=HOST:PORT photos/")
+        raise UserError("Name images or folders of images: python -m serving.client --server=HOST:PORT photos/")
     found = [path for argument in arguments for path in _below(argument)]
     if not found:
         raise UserError(f"There must be a file in {', '.join(arguments)}. Received: no visible file.")
@@ -75,7 +75,7 @@ def read(path: str) -> bytes:
 
 def unreadable(path: str) -> str:
     """Why the file isn't sent; empty for one that is."""
-    # Opening a named pipe would wait for ever.
+    # Opening a named pipe would wait forever.
     if not os.path.isfile(path):
         return "not a file" if os.path.exists(path) else "no such file"
     if not os.access(path, os.R_OK):

@@ -23,7 +23,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "version_label", None, "Version label of the server's configuration, such as canary. Default: newest version."
     )
-    flags.DEFINE_integer("batch_size", 32, "Pictures a request, 1 or more.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "Images per request, 1 or more.", lower_bound=1)
     flags.DEFINE_float(
         "deadline_seconds", 30.0, "Seconds for one request with all its retries, above 0.", lower_bound=0.001
     )

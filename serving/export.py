@@ -54,7 +54,7 @@ def describe(run: Run) -> Metadata:
         channels=spec.channels,
         heads=spec.heads,
         run=_last_part(os.path.abspath(run.path)),
-        # Clients needn't know in which folders of which user the pictures lay.
+        # Clients needn't know in which folders of which user the images lay.
         details={**details, "data": _last_part(run.config.data), "test": run.test_metrics()},
     )
 
@@ -115,7 +115,7 @@ def _check_classes(model: keras.Model, metadata: Metadata) -> None:
     if set(heads) != set(metadata.heads) or logits.shape[-1] != expected or len(metadata.class_names) < 2:
         raise UserError(
             f"A model for {len(metadata.class_names)} classes with the heads {', '.join(metadata.heads)} must give "
-            f"{expected} logits (one for two classes, else one a class). "
+            f"{expected} logits (one for two classes, else one per class). "
             f"Received: {logits.shape[-1]} logits and the heads {', '.join(heads)}. Check labels.txt against the model."
         )
 

@@ -1,4 +1,4 @@
-"""Decoding a batch of pictures from strangers: whatever one of them holds, the others are answered."""
+"""Decoding a batch of images from strangers: whatever one of them holds, the others are answered."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from data.decode import decode, is_bitmap, is_png
 from data.gif import first_frame, is_gif
 from data.limits import LARGEST_BYTES, LARGEST_PIXELS, TOO_MANY_BYTES, TOO_MANY_PIXELS
 
-NOT_A_PICTURE = "not a JPEG, PNG, GIF or BMP picture"
+NOT_AN_IMAGE = "not a JPEG, PNG, GIF or BMP image"
 DAMAGED = "damaged or cut off"
 
 
 def decode_batch(image_bytes: tf.Tensor, image_size: int, channels: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes each picture by `data.decode.decode`; one that can't be gives a black row and the reason.
+    """Decodes each image by `data.decode.decode`; one that can't be gives a black row and the reason.
 
-    The whole batch is tried at once first, which costs no more than decoding without a guard. Only when a picture in
-    it fails is the batch decoded again, each picture in a data set of its own that swallows the error.
+    The whole batch is tried at once first, which costs no more than decoding without a guard. Only when an image in
+    it fails is the batch decoded again, each image in a data set of its own that swallows the error.
 
     Args:
-        image_bytes: encoded pictures, strings of shape (batch,).
+        image_bytes: encoded images, strings of shape (batch,).
         image_size: height and width of the result in px.
         channels: 1 or 3.
 
@@ -56,7 +56,7 @@ def _decode_or_refuse(encoded: tf.Tensor, image_size: int, channels: int) -> tup
         lambda: tf.zeros((image_size, image_size, channels), tf.uint8),
     )
     too_large = tf.where(is_short, tf.where(is_small, "", TOO_MANY_PIXELS), TOO_MANY_BYTES)
-    return pixels, tf.where(readable, too_large, NOT_A_PICTURE)
+    return pixels, tf.where(readable, too_large, NOT_AN_IMAGE)
 
 
 def _header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

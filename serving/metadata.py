@@ -15,7 +15,7 @@ class Metadata:
         model: a name of the registry, or whatever the Keras model is called.
         class_names: in the order of the columns of `probabilities`; valid UTF-8, for they travel as JSON.
         image_size: height and width of the network's input in px.
-        channels: 3 (RGB) or 1 (grey).
+        channels: 3 (RGB) or 1 (gray).
         heads: ("class",) or ("class", "brightness").
         run: name of the run folder; empty when the model comes from elsewhere.
         details: what else is known: versions of the libraries, git commit, data, seed, test metrics.

@@ -1,4 +1,4 @@
-"""The functions that a server calls: encoded pictures or pixels in, labels and probabilities out."""
+"""The functions that a server calls: encoded images or pixels in, labels and probabilities out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Signatures:
     about: Metadata
 
     def serving_default(self, image_bytes: tf.Tensor) -> _Row:
-        """Answers encoded pictures, each on its own row, whatever the others hold.
+        """Answers encoded images, each on its own row, whatever the others hold.
 
         Args:
             image_bytes: strings (batch,), each a JPEG, PNG, GIF (first frame) or BMP file of at most 100 megapixels.
@@ -36,7 +36,7 @@ class Signatures:
         return {**row, "error": error}
 
     def pixels(self, pixels: tf.Tensor) -> _Row:
-        """Answers decoded pictures.
+        """Answers decoded images.
 
         Args:
             pixels: uint8 (batch, image_size, image_size, channels) in 0-255.

@@ -170,7 +170,7 @@ class Rest:
 
 
 def request_body(signature: str, name: str, values: list[bytes]) -> bytes:
-    """The JSON of a predict request: 4/3 of the files' size and a few bytes more a picture."""
+    """The JSON of a predict request: 4/3 of the files' size and a few bytes more per image."""
     encoded = [{"b64": base64.b64encode(value).decode("ascii")} for value in values]
     body = {"signature_name": signature, "inputs": {name: encoded}}
     return json.dumps(body, separators=(",", ":")).encode("ascii")

@@ -13,7 +13,7 @@ from serving import wire
 from serving.metadata import Metadata
 
 FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
-# One picture alone and one batch: each new shape can cost memory planning, and on a GPU a search for the best kernels.
+# One image alone and one batch: each new shape can cost memory planning, and on a GPU a search for the best kernels.
 _BATCH_SIZES = (1, 8)
 
 
@@ -22,20 +22,20 @@ def write(folder: str, metadata: Metadata) -> None:
 
     An uncompressed TFRecord file of `PredictionLog` messages: each kind of file that is decoded by its own operation,
     then batches, then the other signatures. A request that fails would keep the server from loading the version, so
-    there is no bad picture.
+    there is no bad image.
     """
     path = os.path.join(folder, FILE)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tf.io.TFRecordWriter(path) as writer:
-        for pictures in _batches(metadata.image_size):
-            writer.write(_record(wire.predict_request(metadata.model, "serving_default", "image_bytes", pictures)))
+        for images in _batches(metadata.image_size):
+            writer.write(_record(wire.predict_request(metadata.model, "serving_default", "image_bytes", images)))
         shape = (1, metadata.image_size, metadata.image_size, metadata.channels)
         writer.write(_record(wire.pixels_request(metadata.model, shape, bytes(math.prod(shape)))))
         writer.write(_record(wire.predict_request(metadata.model, "metadata", "request", [b""])))
 
 
 def _batches(image_size: int) -> list[list[bytes]]:
-    # Noise, not a flat colour: a decoder's work depends on what there is to decode.
+    # Noise, not a flat color: a decoder's work depends on what there is to decode.
     shape = (2 * image_size, 2 * image_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     jpeg = tf.io.encode_jpeg(pixels, quality=85).numpy()

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the shared data where there is some, and small folders of real pictures."""
+"""Fixtures for all tests: the shared data where there is some, and small folders of real images."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-    """The folder of real pictures and weights beside the project; users don't have it."""
+    """The folder of real images and weights beside the project; users don't have it."""
     if not SHARED.is_dir():
-        pytest.skip("the folder of real pictures and weights is not beside the project")
+        pytest.skip("the folder of real images and weights is not beside the project")
     return SHARED
 
 
@@ -58,7 +58,7 @@ def encode(pixels: np.ndarray, form: str = "JPEG") -> bytes:
 
 
 def stripes(seed: int, *, upright: bool, size: tuple[int, int] = (48, 40)) -> np.ndarray:
-    """A picture of stripes with noise, which tiny networks learn within a few steps."""
+    """An image of stripes with noise, which tiny networks learn within a few steps."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[: size[0], : size[1]]
     wave = 90 * np.sign(np.sin((columns if upright else rows) * 0.8 + generator.uniform(0, 6)))
@@ -71,13 +71,13 @@ def write_photos(root: pathlib.Path, count: int) -> pathlib.Path:
     for name in ("lying", "upright"):
         (root / name).mkdir(parents=True)
         for i in range(count):
-            picture = encode(stripes(i + 100 * (name == "upright"), upright=name == "upright"))
-            (root / name / f"{i:02d}.jpg").write_bytes(picture)
+            image = encode(stripes(i + 100 * (name == "upright"), upright=name == "upright"))
+            (root / name / f"{i:02d}.jpg").write_bytes(image)
     return root
 
 
 @pytest.fixture
-def picture_folder(tmp_path: pathlib.Path) -> pathlib.Path:
+def image_folder(tmp_path: pathlib.Path) -> pathlib.Path:
     """A folder `photos` with 20 JPEG files each of the classes `lying` and `upright`."""
     return write_photos(tmp_path / "photos", 20)
 

@@ -10,7 +10,7 @@ import pytest
 
 from serving.export import export_run
 from tests.conftest import has_imported
-from tests.evaluation.conftest import run, write_pictures
+from tests.evaluation.conftest import run, write_images
 from training.run import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -43,17 +43,17 @@ def test_the_numbers_are_printed_and_the_report_and_the_card_written(copy: pathl
     assert (copy / "README.md").read_text().startswith("# lenet5, trained on photos\n")
 
 
-def test_other_pictures_are_judged_by_the_saved_model_without_touching_the_runs_own_report(
+def test_other_images_are_judged_by_the_saved_model_without_touching_the_runs_own_report(
     copy: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    write_pictures(tmp_path / "new", 4, first=700)
+    write_images(tmp_path / "new", 4, first=700)
     (tmp_path / "new" / "neither").mkdir()
     shutil.copy(tmp_path / "new" / "lying" / "700.png", tmp_path / "new" / "neither")
     export_run(Run.open(str(copy)), base=None, version=None, keep_versions=0)
     done = evaluate(f"--run={copy}", f"--data={tmp_path / 'new'}", f"--export={copy / 'export'}")
     assert done.returncode == 0, done.stderr
     numbers = json.loads((copy / "report" / "data-new-export-1" / "metrics.json").read_text())
-    assert (numbers["pictures"], numbers["network"]) == (8, str(copy / "export" / "1"))
+    assert (numbers["images"], numbers["network"]) == (8, str(copy / "export" / "1"))
     assert "Warning: Left out 1 of 9 images: the run doesn't know their classes, neither." in done.stdout
     assert not (copy / "report" / "index.html").exists() and not (copy / "README.md").exists()
 
@@ -81,7 +81,7 @@ def test_images_that_have_moved_give_the_runs_own_report_and_card(
 def test_other_images_are_judged_where_the_training_images_are_gone(
     bereft: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    write_pictures(tmp_path / "new", 4, first=700)
+    write_images(tmp_path / "new", 4, first=700)
     done = evaluate(f"--run={bereft}", f"--data={tmp_path / 'new'}")
     assert done.returncode == 0, done.stderr
     assert f"on 8 other images of {tmp_path / 'new'}: " in done.stdout

@@ -16,7 +16,7 @@ import pytest
 from evaluation import prediction_rows
 from evaluation.predictions import Answers
 from tests.conftest import encode, has_imported
-from tests.evaluation.conftest import run, write_pictures
+from tests.evaluation.conftest import run, write_images
 from training.run import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -31,12 +31,12 @@ def predict(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def by_brightness(pixels: np.ndarray) -> Answers:
-    """A network that is surer of `bright` the brighter a picture is."""
+    """A network that is surer of `bright` the brighter an image is."""
     share = pixels.mean(axis=(1, 2, 3)) / 255
     return {"probabilities": np.stack([0.7 * (1 - share), np.full_like(share, 0.3), 0.7 * share], axis=1)}
 
 
-def grey(level: int) -> bytes:
+def gray(level: int) -> bytes:
     return encode(np.full((20, 30, 3), level, np.uint8), "PNG")
 
 
@@ -54,15 +54,15 @@ def bomb() -> bytes:
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     """Good and bad files, hidden ones and a folder in a folder."""
     files = {
-        "a.png": grey(250),
-        "b.png": grey(5),
+        "a.png": gray(250),
+        "b.png": gray(5),
         "bomb.png": bomb(),
         "cut.jpg": encode(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8))[:900],
         "empty.jpg": b"",
-        "notes.txt": b"no picture",
-        ".hidden.png": grey(1),
-        "below/c.png": grey(200),
-        ".thumbs/d.png": grey(1),
+        "notes.txt": b"no image",
+        ".hidden.png": gray(1),
+        "below/c.png": gray(200),
+        ".thumbs/d.png": gray(1),
     }
     for name, content in files.items():
         path = tmp_path / "mixed" / name
@@ -90,31 +90,31 @@ def test_a_named_pipe_and_an_unreadable_name_are_rows_too(tmp_path: pathlib.Path
     os.mkfifo(tmp_path / "pipe.jpg")
     odd = os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9.png")
     with open(odd, "wb") as file:
-        file.write(grey(255))
+        file.write(gray(255))
     reader = prediction_rows.Reader(8, 3, NAMES)
     odd_row, pipe = reader.rows(prediction_rows.find([str(tmp_path)]), by_brightness, 4)
     assert pipe.error == "not a file"
     assert odd_row.path == odd and odd_row.answers[0][0] == "bright"
 
 
-@pytest.mark.parametrize("pictures", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_memory_stays_flat_over_many_pictures(tmp_path: pathlib.Path, pictures: int) -> None:
+@pytest.mark.parametrize("images", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_memory_stays_flat_over_many_images(tmp_path: pathlib.Path, images: int) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encode(np.zeros((40, 40, 3), np.uint8), "PNG"))
-    # The pixels of 1,000 pictures are 110 MB.
+    # The pixels of 1,000 images are 110 MB.
     reader = prediction_rows.Reader(192, 3, NAMES)
     resident = []
-    for count, _ in enumerate(reader.rows([str(path)] * pictures, by_brightness, 32), start=1):
+    for count, _ in enumerate(reader.rows([str(path)] * images, by_brightness, 32), start=1):
         if count % 500 == 0:
             resident.append(psutil.Process().memory_info().rss)
-    assert len(resident) == pictures // 500
+    assert len(resident) == images // 500
     assert max(resident) - resident[0] < 40e6
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("photos")
-    write_pictures(folder / "new", 5, first=300)
+    write_images(folder / "new", 5, first=300)
     (folder / "new" / "upright" / "300.png").write_bytes(b"broken")
     return folder / "new"
 
@@ -127,7 +127,7 @@ def test_a_table_for_people(run: Run, photos: pathlib.Path) -> None:
     assert len(rows) == 10
     right = sum(pathlib.Path(row.split()[0]).parent.name == row.split()[1] for row in rows)
     assert right >= 7
-    assert sum("not a picture" in row for row in rows) == 1
+    assert sum("not an image" in row for row in rows) == 1
     assert len({row.index("%") for row in rows if "%" in row}) == 1
     assert "1 of 10 images were not answered; see the column error." in done.stderr
 
@@ -145,7 +145,7 @@ def test_rows_for_programs(run: Run, photos: pathlib.Path, form: str) -> None:
         rows = json.loads(done.stdout)
         assert {tuple(row) for row in rows} == {("image", "label", "score", "probabilities", "error")}
         good = [([row["probabilities"][name] for name in run.class_names], row) for row in rows if not row["error"]]
-    assert [row["error"] for row in rows if row["error"]] == ["not a picture", "no such file"]
+    assert [row["error"] for row in rows if row["error"]] == ["not an image", "no such file"]
     assert len(good) == 4
     for values, row in good:
         assert sum(values) == pytest.approx(1, abs=1e-5)
@@ -167,7 +167,7 @@ def test_the_exit_code_says_whether_every_image_was_answered(run: Run, photos: p
 def test_wrong_flags_are_answered_at_once_and_in_words(imports_told: None) -> None:
     for arguments, message in (
         (("a.jpg",), "--run must be given. Folder of the run"),
-        (("--run=a",), "needs pictures or folders"),
+        (("--run=a",), "needs images or folders"),
         (("--run=a", "--format=xml", "b.jpg"), "table|csv|json"),
         (("--run=a", "--top_k=0", "b.jpg"), "top_k"),
         (("--run=a", "--top_k=2", "--format=json", "b.jpg"), "--top_k belongs to --format=table"),

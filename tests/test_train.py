@@ -26,8 +26,8 @@ def run(*arguments: str, folder: pathlib.Path, expected: int = 0) -> subprocess.
     return result
 
 
-def test_from_a_folder_of_pictures_to_an_exported_model(picture_folder: pathlib.Path) -> None:
-    here = picture_folder.parent
+def test_from_a_folder_of_images_to_an_exported_model(image_folder: pathlib.Path) -> None:
+    here = image_folder.parent
     flags = ["--model=lenet5", "--data=photos/", "--epochs=2", "--learning_rate=3e-3", "--run_dir=run"]
     trained = run("train.py", *flags, folder=here)
     assert "Devices: " in trained.stdout
@@ -36,9 +36,9 @@ def test_from_a_folder_of_pictures_to_an_exported_model(picture_folder: pathlib.
     evaluated = run("evaluate.py", "--run=run", folder=here)
     assert "accuracy" in evaluated.stdout.lower()
     assert (here / "run" / "report" / "index.html").is_file()
-    picture = os.path.join("photos", "lying", "00.jpg")
-    predicted = run("predict.py", "--run=run", "--format=csv", picture, folder=here)
-    assert predicted.stdout.splitlines()[1].startswith(picture)
+    image = os.path.join("photos", "lying", "00.jpg")
+    predicted = run("predict.py", "--run=run", "--format=csv", image, folder=here)
+    assert predicted.stdout.splitlines()[1].startswith(image)
     run("export.py", "--run=run", folder=here)
     assert (here / "run" / "export" / "1" / "saved_model.pb").is_file()
 
@@ -86,7 +86,7 @@ def test_a_run_that_is_not_there_is_looked_for_where_the_user_said(tmp_path: pat
 
 
 @pytest.mark.slow
-def test_the_main_result_on_real_pictures(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_main_result_on_real_images(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Between bounds: a wrong preprocessing costs 7 points, and only a leak gives 100 %."""
     weights = shared / "weights" / "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5"
     flags = ["--model=squeezenet", "--freeze", f"--data={shared / 'data' / 'cat_dog'}", f"--weights={weights}"]

@@ -55,7 +55,7 @@ class StopAtNonFinite(keras.callbacks.Callback):
         return UserError(
             f"{what} at step {self._progress.step + 1} of epoch {self._progress.epoch + 1}, after "
             f"{before}, with a learning rate of {self._phase.learning_rate:g}. Try a tenth of it "
-            "(--learning_rate or --fine_tune_learning_rate), --precision=float32, or look for odd pictures. "
+            "(--learning_rate or --fine_tune_learning_rate), --precision=float32, or look for odd images. "
             f"What the run had saved in {self._run_dir} is unchanged."
         )
 
@@ -63,7 +63,7 @@ class StopAtNonFinite(keras.callbacks.Callback):
 class Recorder(keras.callbacks.Callback):
     """Writes a row of history.csv an epoch, keeps the best epoch as model.keras, and stops when nothing improves.
 
-    The best epoch is the one with the lowest validation loss, over all phases: with few validation pictures the
+    The best epoch is the one with the lowest validation loss, over all phases: with few validation images the
     loss tells two epochs apart whose accuracy is the same.
 
     Args:

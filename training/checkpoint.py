@@ -112,7 +112,7 @@ def read_progress(run_dir: str) -> Progress | None:
 
 
 def restore(run_dir: str, model: keras.Model, trainee: keras.Model | None = None) -> None:
-    """Gives all variables the values of the last checkpoint; optimiser and metrics must be built.
+    """Gives all variables the values of the last checkpoint; optimizer and metrics must be built.
 
     Args:
         run_dir: the run folder.

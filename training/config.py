@@ -49,40 +49,42 @@ class TrainConfig:
     model: str = _flag("resnet50", "Network to train.", tuple(sorted(models.REGISTRY)))
     data: str = _flag(
         "cats_vs_dogs",
-        "Pictures: a folder with one sub-folder a class, a .csv of path,label, TFRecord files ('FOLDER/train-*'), a "
+        "Images: a folder with one sub-folder per class, a .csv of path,label, TFRecord files ('FOLDER/train-*'), a "
         "TensorFlow Datasets name (cats_vs_dogs, mnist, ...), or digits (with scikit-learn, needs no download).",
     )
     data_dir: str | None = _flag(
         None, "Folder where TensorFlow Datasets keeps prepared data sets. Default: ~/tensorflow_datasets."
     )
     on_bad_image: str = _flag(
-        "fail", "At a file that is no whole picture: list them and stop, or train without them.", ("fail", "skip")
+        "fail",
+        "What to do about unreadable images. fail: list them and stop; skip: train without them.",
+        ("fail", "skip"),
     )
-    train_fraction: float = _flag(0.8, "Share of the pictures to train on, above 0, at most 1.")
-    val_fraction: float = _flag(0.1, "Share of the pictures that choose the best epoch, above 0, below 1.")
+    train_fraction: float = _flag(0.8, "Share of the images to train on, above 0, at most 1.")
+    val_fraction: float = _flag(0.1, "Share of the images that choose the best epoch, above 0, below 1.")
     test_fraction: float = _flag(
-        0.1, "Share of the pictures for the final test, above 0, below 1. A data set with a test split keeps its own."
+        0.1, "Share of the images for the final test, above 0, below 1. A data set with a test split keeps its own."
     )
-    image_size: int | None = _flag(None, "Height and width that pictures are resized to, in px. Default: the model's.")
+    image_size: int | None = _flag(None, "Height and width that images are resized to, in px. Default: the model's.")
     augment: str = _flag(
         "none",
-        "Random views of training pictures. basic: resized crop, safe for digits and letters too; full, for "
-        "photographs: horizontal flip, rotation and colour as well.",
+        "Random views of training images. basic: resized crop, safe for digits and letters too; full, for "
+        "photographs: horizontal flip, rotation and color as well.",
         ("none", "basic", "full"),
     )
     cache: str = _flag(
         "auto",
-        "Where decoded pictures are kept between epochs. auto: memory, else disk, else nowhere, by size.",
+        "Where decoded images are kept between epochs. auto: memory, else disk, else nowhere, by size.",
         ("auto", "memory", "disk", "none"),
     )
     data_service: str | None = _flag(
         None,
-        "Address, grpc://HOST:PORT, of a tf.data service whose hosts decode and augment the pictures in every epoch "
+        "Address, grpc://HOST:PORT, of a tf.data service whose hosts decode and augment the images in every epoch "
         "(python -m data.serve). Default: this machine does.",
     )
     augmented_views: int = _flag(
         0,
-        "With --freeze and --augment: compute the backbone for this many random views of each picture and train on "
+        "With --freeze and --augment: compute the backbone for this many random views of each image and train on "
         "them in turn, instead of computing it in every epoch. 0: in every epoch.",
     )
     weights: str | None = _flag(
@@ -106,12 +108,12 @@ class TrainConfig:
     )
     fine_tune_epochs: int = _flag(0, "With --freeze: further epochs with everything unfrozen, 0 for none.")
     fine_tune_learning_rate: float = _flag(LEARNING_RATE_FINE_TUNING, "Learning rate of Adam in these epochs.")
-    batch_size: int = _flag(32, "Pictures a step, over all devices together.")
+    batch_size: int = _flag(32, "Images per step, over all devices together.")
     loss_weights: str = _flag(
         "class=0.7,brightness=0.3", "For a model with several heads: the weight of each head's loss, NAME=WEIGHT,..."
     )
     early_stopping: int = _flag(0, "Stop a phase after this many epochs without a better validation loss. 0: never.")
-    precision: str = _flag("float32", "Numbers to compute with.", ("float32", "mixed_bfloat16", "mixed_float16"))
+    precision: str = _flag("float32", "Keras dtype policy.", ("float32", "mixed_bfloat16", "mixed_float16"))
     strategy: str = _flag(
         "auto",
         "Devices to train on. auto: the workers of TF_CONFIG where it is set, else all GPUs of this machine; "

@@ -1,4 +1,4 @@
-"""Learning curves of all phases, as a picture. The report draws the same figure."""
+"""Learning curves of all phases, as an image. The report draws the same figure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from data.local_file import replacing_from_local
 
-# The report exchanges these very colours for its style sheet's: its plots follow the reader's light or dark theme.
+# The report exchanges these very colors for its style sheet's: its plots follow the reader's light or dark theme.
 INK, FAINT, PAPER = "#1f2933", "#9aa5b1", "#fffffe"
-# Okabe and Ito's, which colour-blind readers can tell apart.
+# Okabe and Ito's, which color-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 
 STYLE: dict[Any, Any] = {
@@ -42,7 +42,7 @@ STYLE: dict[Any, Any] = {
 # Other columns of history.csv tell how an epoch was made, not how good it is.
 _NOT_METRICS = ("epoch", "phase", "learning_rate", "seconds")
 _TITLES = {"loss": "Loss: lower is better", "accuracy": "Accuracy: higher is better"}
-_UNITS = {"accuracy": "fraction of pictures", "mae": "mean absolute error (0-1)", "loss": "loss"}
+_UNITS = {"accuracy": "fraction of images", "mae": "mean absolute error (0-1)", "loss": "loss"}
 _STARTS = {"fine_tune": "everything unfrozen", "head": "new head only", "all": "everything trains"}
 
 
@@ -50,8 +50,8 @@ def plot_curves(history: Sequence[Mapping[str, str | float]], path: str, kept: i
     """Writes the learning curves to `path` (.png or .svg), whole or not at all.
 
     Args:
-        history: a row an epoch with `epoch`, `phase`, and metrics with their `val_` twins; numbers may be text.
-        path: the picture to write.
+        history: a row per epoch with `epoch`, `phase`, and metrics with their `val_` twins; numbers may be text.
+        path: the image to write.
         kept: number of the epoch whose model was kept, to be marked.
 
     Raises:
@@ -89,12 +89,12 @@ def _metrics(history: Sequence[Mapping[str, str | float]]) -> list[str]:
 
 def _draw_metric(axes: Axes, history: Sequence[Mapping[str, str | float]], metric: str) -> None:
     lines = ((metric, "training", BLUE, "o", "-"), (f"val_{metric}", "validation", ORANGE, "s", "--"))
-    for column, label, colour, marker, dashes in lines:
+    for column, label, color, marker, dashes in lines:
         points = [(float(row["epoch"]), float(row[column])) for row in history if row.get(column, "") != ""]
         if points:
             # Markers make a single epoch visible and drown a hundred.
             size = 4 if len(points) <= 40 else 0
-            axes.plot(*zip(*points, strict=True), dashes, color=colour, label=label, marker=marker, markersize=size)
+            axes.plot(*zip(*points, strict=True), dashes, color=color, label=label, marker=marker, markersize=size)
     kind = metric.rsplit("_", 1)[-1]
     axes.set_title(_TITLES.get(metric, metric.replace("_", " ").capitalize()), loc="left", pad=16)
     axes.set_xlabel("epoch")

@@ -34,7 +34,7 @@ class WorkerLostError(UserError):
 class Distribution:
     """The devices that train one model together, seen from one of its processes.
 
-    Every batch is the batch of all devices: `--batch_size` counts pictures a step, over all of them, and the learning
+    Every batch is the batch of all devices: `--batch_size` counts images per step, over all of them, and the learning
     rate is the one that fits this size. Each device takes a slice of it, see `data.pipeline.Share`.
 
     Attributes:
@@ -70,10 +70,10 @@ class Distribution:
             return f" in each of {self.workers} workers"
         return "" if self.is_single else f", {self.strategy.num_replicas_in_sync} of them together"
 
-    def synchronise(self, model: keras.Model) -> None:
+    def synchronize(self, model: keras.Model) -> None:
         """Lets every BatchNormalization use the statistics of the whole batch, not those of one device's slice.
 
-        Otherwise the result would depend on the number of devices, and a slice of one picture has no variance.
+        Otherwise the result would depend on the number of devices, and a slice of one image has no variance.
         """
         if not self.is_single:
             batch_statistics.join(model)
@@ -101,7 +101,7 @@ class Distribution:
                 model.compile(**arguments)
             else:
                 model.compile(weighted_metrics=arguments.pop("metrics"), **arguments)
-                keras_multi_worker.count_every_picture(model)
+                keras_multi_worker.count_every_image(model)
             objective.count_every_image(model)
 
     @property
@@ -200,7 +200,7 @@ def _checked(distribution: Distribution, config: TrainConfig) -> Distribution:
     devices = distribution.share.parts
     if config.batch_size < devices:
         raise UserError(
-            "--batch_size counts the pictures of a step over all devices together, so it must be at least their "
+            "--batch_size counts the images of a step over all devices together, so it must be at least their "
             f"number. Received: --batch_size={config.batch_size} for {devices} devices."
         )
     return distribution

@@ -1,4 +1,4 @@
-"""The pictures of a run, found, looked at and split, before a model exists."""
+"""The images of a run, found, looked at and split, before a model exists."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _MISSING = re.compile(r"[^\s:]*/[^;\n]*; [\w ]+")
 
 @dataclass(frozen=True)
 class Examples:
-    """Usable pictures with their parts.
+    """Usable images with their parts.
 
     Attributes:
-        source: the pictures that can be trained on.
-        digests: SHA-256 of each picture's bytes.
-        parts: `train`, `val`, `test` or `unused` for each picture.
-        skipped: address and reason of each picture that was left out.
+        source: the images that can be trained on.
+        digests: SHA-256 of each image's bytes.
+        parts: `train`, `val`, `test` or `unused` for each image.
+        skipped: address and reason of each image that was left out.
     """
 
     source: Source
@@ -42,14 +42,14 @@ class Examples:
     skipped: list[tuple[str, str]]
 
     def part(self, name: str) -> tuple[Source, list[str]]:
-        """The pictures of one part and their digests."""
+        """The images of one part and their digests."""
         indices = np.flatnonzero(self.parts == name)
         return self.source.take(indices), [self.digests[i] for i in indices]
 
 
 @contextlib.contextmanager
 def unchanged(config: TrainConfig) -> Iterator[None]:
-    """Turns the failure to read a picture that the scan could read into a `UserError`."""
+    """Turns the failure to read an image that the scan could read into a `UserError`."""
     try:
         yield
     except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.InvalidArgumentError) as error:
@@ -57,18 +57,18 @@ def unchanged(config: TrainConfig) -> Iterator[None]:
             raise
         missing = _MISSING.search(error.message)
         raise UserError(
-            f"The pictures in --data={printable(config.data)} must stay as they are while a training reads them. "
+            f"The images in --data={printable(config.data)} must stay as they are while a training reads them. "
             f"Received: {missing[0] if missing else 'one that can no longer be decoded'}. Put them back and go on with "
             "--resume, or pass --cache=memory or disk, which read each only once."
         ) from error
 
 
 def gather(config: TrainConfig, crew: Crew = ALONE) -> Examples:
-    """Finds, scans and splits the pictures that `config` names.
+    """Finds, scans and splits the images that `config` names.
 
     Args:
         config: of the run.
-        crew: the processes that look at the pictures together; each gets all of what they find.
+        crew: the processes that look at the images together; each gets all of what they find.
 
     Raises:
         UserError: there are none, some are bad and shall not be skipped, or they are too few to split.
@@ -94,7 +94,7 @@ def gather(config: TrainConfig, crew: Crew = ALONE) -> Examples:
 
 
 def _tell_of_copies(source: Source, digests: list[str]) -> None:
-    """Copies stay in one part; but identical pictures with two labels can't both be right."""
+    """Copies stay in one part; but identical images with two labels can't both be right."""
     first: dict[str, int] = {}
     copies, pairs = 0, []
     for i, digest in enumerate(digests):

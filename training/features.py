@@ -1,7 +1,7 @@
-"""A frozen backbone computes the same features for a picture in every epoch, so they are computed once and kept.
+"""A frozen backbone computes the same features for an image in every epoch, so they are computed once and kept.
 
 The model is cut behind the last layer that has neither weights to train nor chance in it. The front part fills a
-file of features, one row a picture; the rest, a model that shares its layers with the whole, trains on that file.
+file of features, one row per image; the rest, a model that shares its layers with the whole, trains on that file.
 """
 
 from __future__ import annotations
@@ -76,19 +76,19 @@ def compute(
     views: Sequence[View] = (AS_IT_IS,),
     is_due: Callable[[], bool] = lambda: False,
 ) -> Table:
-    """The features and targets of all pictures, from an earlier run where nothing that they depend on has changed.
+    """The features and targets of all images, from an earlier run where nothing that they depend on has changed.
 
     An earlier run that was killed has left those that it had made sure of, and the rest is computed.
 
     Args:
         front: the first part of `cut`.
-        files: the pictures.
-        digests: a hash of each picture's content.
+        files: the images.
+        digests: a hash of each image's content.
         objective: makes the targets.
-        batch_size: pictures at a time; the result doesn't depend on it beyond rounding.
+        batch_size: images at a time; the result doesn't depend on it beyond rounding.
         title: of the progress line.
-        team: computes them together; each of its workers reads its share of the pictures and keeps all features.
-        views: looks at each picture, which become views of the table.
+        team: computes them together; each of its workers reads its share of the images and keeps all features.
+        views: looks at each image, which become views of the table.
         is_due: asked after each batch whether to make sure that a kill doesn't lose the features so far; what it
             raises ends the computation. All workers must get the same answer.
     """
@@ -106,7 +106,7 @@ def compute(
 
 @dataclass(frozen=True)
 class _Work:
-    """The features and targets to compute: of all views of all pictures, view after view, in batches."""
+    """The features and targets to compute: of all views of all images, view after view, in batches."""
 
     front: Front
     files: Files
@@ -169,7 +169,7 @@ def _least(team: Distribution, value: int) -> int:
 
 
 def _example(objective: Objective) -> Any:
-    """Targets of one picture, for their structure, shapes and types."""
+    """Targets of one image, for their structure, shapes and types."""
     return objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64))
 
 
@@ -200,7 +200,7 @@ def _forward(work: _Work, first: int) -> Iterator[tuple[Any, Any]]:
     for view, first_step in work.passes(first):
         if work.team.is_single:
             batches = work.batches(view, first_step, work.objective.targets)
-            # Traced for any number of pictures from the start; else a smaller last batch would be traced again.
+            # Traced for any number of images from the start; else a smaller last batch would be traced again.
             compute = work.front.compute.get_concrete_function(batches.element_spec[0])
             yield from ((compute(pixels), targets) for pixels, targets in batches)
         else:

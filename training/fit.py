@@ -53,10 +53,10 @@ def train(config: TrainConfig, command: str) -> Run:
         team.agree_on("flags", follower.flags(config))
         _check_places(config)
         gathered = examples.gather(config, team.crew)
-        team.agree_on("pictures", follower.fingerprint(gathered))
+        team.agree_on("images", follower.fingerprint(gathered))
         with team.strategy.scope():
             model = _build(config, gathered.source.class_names)
-        team.synchronise(model)
+        team.synchronize(model)
         return _train(config, command, found, gathered, model, team)
 
 
@@ -217,10 +217,10 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> 
             break
 
 
-def _announcement(phase: Phase, trainee: keras.Model, num_pictures: int) -> str:
+def _announcement(phase: Phase, trainee: keras.Model, num_images: int) -> str:
     """What is about to happen; Keras decides about XLA by itself and tells nobody."""
     what = {"head": "the head on a frozen backbone", "fine_tune": "everything, fine-tuned", "all": "everything"}
-    images = wording.counted(num_pictures, "image")
+    images = wording.counted(num_images, "image")
     falling = ", falling to 0 along half a cosine" if phase.schedule == "cosine" else ""
     return (
         f"Training {what[phase.name]}: epochs {phase.first_epoch + 1} to {phase.last_epoch}, {images}, "
@@ -236,7 +236,7 @@ def _tensorboard(job: Job, phase: Phase) -> list[keras.callbacks.Callback]:
 
 
 def _create_state(job: Job, trainee: keras.Model, val_rows: Rows) -> None:
-    """Keras would create the variables of optimiser and metrics in the first step, too late to restore them."""
+    """Keras would create the variables of optimizer and metrics in the first step, too late to restore them."""
     trainee.optimizer.build(trainee.trainable_variables)
     trainee.evaluate(job.validation(trainee, val_rows), steps=1, verbose=0)
 
@@ -264,7 +264,7 @@ def _fit(
     steps: Steps,
     callbacks: list[keras.callbacks.Callback],
 ) -> None:
-    # Features come with their targets; pictures get theirs from the pixels that the model sees.
+    # Features come with their targets; images get theirs from the pixels that the model sees.
     targets = job.objective.targets if job.sees_pixels(trainee) else None
     level = job.config.augment if job.sees_pixels(trainee) else "none"
     make = functools.partial(
@@ -303,5 +303,5 @@ def _validate(
 
 
 def _verbosity() -> int:
-    """A bar that moves on a terminal, a line an epoch in a log."""
+    """A bar that moves on a terminal, a line per epoch in a log."""
     return 1 if sys.stdout.isatty() else 2

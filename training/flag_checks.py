@@ -63,7 +63,7 @@ def _check_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
     _check_torch(config, spec)
     if config.freeze and not config.pretrained:
         raise UserError(
-            "--freeze trains a new head on a backbone that has learnt something; random weights have not. Received: "
+            "--freeze trains a new head on a backbone that has learned something; random weights have not. Received: "
             f"--freeze with --weights={config.weights} for --model={config.model}. Pass --weights=imagenet or "
             "--weights=PATH, or leave out --freeze."
         )
@@ -98,7 +98,7 @@ def _check_run_dir(config: TrainConfig) -> None:
         raise UserError(f"--run_dir must be a name that prints, in UTF-8. Received: --run_dir={ascii(run_dir)}.")
     if run_dir and _lies_in(run_dir, config.data):
         raise UserError(
-            "--run_dir must lie outside the pictures, or the next run would take it for a class. "
+            "--run_dir must lie outside the images, or the next run would take it for a class. "
             f"Received: --run_dir={run_dir} in --data={config.data}. Pass another folder, such as runs/NAME."
         )
 
@@ -126,6 +126,6 @@ def _check_data_service(config: TrainConfig, address: str) -> None:
         )
     if config.cache not in ("auto", "none"):
         raise UserError(
-            "--data_service decodes pictures on other hosts in every epoch, so there is nothing to keep here. "
+            "--data_service decodes images on other hosts in every epoch, so there is nothing to keep here. "
             f"Received: --data_service={address} with --cache={config.cache}. Pass --cache=none."
         )

@@ -117,7 +117,7 @@ def reopen(config: TrainConfig, examples: Examples, command: str = "") -> Iterat
     """Opens the folder of a run to go on with it, to where `config` says; that is recorded together with `command`.
 
     Raises:
-        UserError: another process trains in it, it has finished and `config` doesn't want more, or its pictures have
+        UserError: another process trains in it, it has finished and `config` doesn't want more, or its images have
             changed.
     """
     run = Run.open(config.run_dir or "")
@@ -128,7 +128,7 @@ def reopen(config: TrainConfig, examples: Examples, command: str = "") -> Iterat
         checkpoint.remove_left_over(run.path)
         if not _are_the_same(run.splits(), examples):
             raise UserError(
-                f"--resume needs the pictures that {run.path} was started with. Those in {printable(config.data)} have "
+                f"--resume needs the images that {run.path} was started with. Those in {printable(config.data)} have "
                 "changed since. Put them back, or start a new run with another --run_dir."
             )
         if any(math.isfinite(float(row["val_loss"])) for row in run.history()):
@@ -201,7 +201,7 @@ def _record(
         "versions": {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
         "parameters": model.count_params(),
-        "skipped_pictures": [{"address": address, "reason": reason} for address, reason in examples.skipped],
+        "skipped_images": [{"address": address, "reason": reason} for address, reason in examples.skipped],
         "sha256": checksums(run_dir),
     }
 

@@ -117,7 +117,7 @@ def alone(is_due: bool, number: int | None, is_certain: bool) -> tuple[bool, int
 
 
 class Pause:
-    """Asked after each batch while pictures are prepared: is it time to make sure that a kill doesn't lose them?
+    """Asked after each batch while images are prepared: is it time to make sure that a kill doesn't lose them?
 
     Args:
         signals: end the preparation.
@@ -142,7 +142,7 @@ class Pause:
         """
         is_due, number = self._agree(time.monotonic() - self._last >= self._seconds, self._signals.number, False)
         if number is not None:
-            place = "while pictures were being prepared; what of it is on the disk is kept"
+            place = "while images were being prepared; what of it is on the disk is kept"
             raise self._signals.answer(number, place)
         if is_due:
             self._last = time.monotonic()

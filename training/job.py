@@ -41,18 +41,18 @@ class Job:
         return 60 * self.config.checkpoint_minutes
 
     def files(self, part: str) -> tuple[Files, list[str]]:
-        """The pictures of one part, to be decoded, and their digests."""
+        """The images of one part, to be decoded, and their digests."""
         source, digests = self.examples.part(part)
         return Files(source, self.config.image_size or 0, models.find(self.config.model).channels), digests
 
     def elsewhere(self, rows: Rows) -> Elsewhere | None:
-        """Who else makes batches of `rows`; features and decoded pictures are here already."""
+        """Who else makes batches of `rows`; features and decoded images are here already."""
         address = self.config.data_service
         return functools.partial(service.distributed, address) if address and isinstance(rows, Files) else None
 
     @functools.cached_property
     def decoded(self) -> tuple[Rows, Rows]:
-        """The pictures to train and to validate on, decoded once for all phases."""
+        """The images to train and to validate on, decoded once for all phases."""
         # Every worker decodes for itself, or finds what it needs; there is nothing to agree on.
         is_due = Pause(self.signals, self.checkpoint_seconds)
         train, val = (keep_decoded(*self.files(part), self.config.cache, is_due) for part in ("train", "val"))

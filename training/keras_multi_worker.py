@@ -6,7 +6,7 @@ The faults, of which the first two are keras#20585:
    neither several workers nor unequal slices survive. All it needs is shapes.
 2. `reduce_per_replica` averages scalars along axis 0, which they lack, where there are several workers.
 3. `train_step` and `test_step` take the mean over each slice and then the mean over the slices: not the batch's mean
-   where a batch can't be divided. The steps here count every picture of a batch the same.
+   where a batch can't be divided. The steps here count every image of a batch the same.
 4. `LossScaleOptimizer` looks for non-finite gradients before they are summed. Each worker then decides for itself
    whether to skip the step, and those that don't skip wait forever for those that do.
 
@@ -53,8 +53,8 @@ def mend() -> list[str]:
     return found
 
 
-def count_every_picture(model: keras.Model) -> None:
-    """Gives `model` steps that weigh every picture of a batch the same, however it was cut into slices.
+def count_every_image(model: keras.Model) -> None:
+    """Gives `model` steps that weigh every image of a batch the same, however it was cut into slices.
 
     Each row of a slice comes with its count, see `data.pipeline.Share`; the metrics must be compiled as
     `weighted_metrics`, for Keras gives the counts to no others.
@@ -82,14 +82,14 @@ def _step(model: Any, slices: tuple, training: bool) -> tuple[tf.Tensor, Callabl
     inputs, targets, counts = slices
     replica = tf.distribute.get_replica_context()
     devices = replica.num_replicas_in_sync
-    pictures = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
+    images = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(counts))
     outputs = model(inputs, training=training)
     # Keras divides the sum over a slice by its rows, and by the devices.
     rows = tf.cast(tf.size(counts), tf.float32)
     loss = model.compute_loss(
-        inputs, targets, outputs, sample_weight=counts * rows * devices / pictures, training=training
+        inputs, targets, outputs, sample_weight=counts * rows * devices / images, training=training
     )
-    model._loss_tracker.update_state(loss * devices, sample_weight=pictures / devices)
+    model._loss_tracker.update_state(loss * devices, sample_weight=images / devices)
     return loss, lambda: model.compute_metrics(inputs, targets, outputs, sample_weight=counts)
 
 

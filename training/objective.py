@@ -15,7 +15,7 @@ _Loss = tuple[keras.losses.Loss, list[keras.metrics.Metric], keras.metrics.Metri
 
 @dataclass(frozen=True)
 class Objective:
-    """How the outputs of a model are compared with the pictures' labels.
+    """How the outputs of a model are compared with the images' labels.
 
     Attributes:
         num_classes: 2 or more. Two classes share one logit, above 0 for the second one.
@@ -75,7 +75,7 @@ class Objective:
 
 
 def brightness(pixels: tf.Tensor) -> tf.Tensor:
-    """The mean of all pixels and channels of each picture, scaled from 0-255 to 0-1. Shape `(batch, 1)`."""
+    """The mean of all pixels and channels of each image, scaled from 0-255 to 0-1. Shape `(batch, 1)`."""
     return tf.reduce_mean(tf.cast(pixels, tf.float32), axis=(1, 2, 3))[:, tf.newaxis] / 255.0
 
 

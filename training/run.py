@@ -34,7 +34,7 @@ MODEL, LABELS, TEST, CHECKPOINT = "model.keras", "labels.txt", "test.json", "che
 
 @dataclass(frozen=True)
 class Part:
-    """The pictures of one part of a run, in the order of `splits.csv`."""
+    """The images of one part of a run, in the order of `splits.csv`."""
 
     source: Source
     image_size: int
@@ -42,7 +42,7 @@ class Part:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where each picture is."""
+        """Where each image is."""
         return self.source.addresses
 
     @property
@@ -54,12 +54,12 @@ class Part:
         return len(self.source)
 
     def pixels(self, batch_size: int = 32) -> tf.data.Dataset:
-        """Batches of uint8 pixels in 0-255, shape `(batch, size, size, channels)`, every picture once, in order."""
+        """Batches of uint8 pixels in 0-255, shape `(batch, size, size, channels)`, every image once, in order."""
         files = Files(self.source, self.image_size, self.channels)
         return ordered_batches(files, batch_size).map(lambda pixels, _: pixels)
 
     def encoded(self, index: int) -> bytes:
-        """The bytes of one picture's file."""
+        """The bytes of one image's file."""
         return self.source.encoded(index)
 
 
@@ -212,7 +212,7 @@ def write_splits(path: str, source: Source, parts: Iterable[str], digests: Itera
 
 
 def write_history(path: str, history: list[dict[str, Any]]) -> None:
-    """Writes history.csv: a row an epoch, a column for each name that any row has."""
+    """Writes history.csv: a row per epoch, a column for each name that any row has."""
     columns = list(dict.fromkeys(name for row in history for name in row))
     rows = [[row.get(column, "") for column in columns] for row in history]
     write_text(os.path.join(path, HISTORY), _as_csv([columns, *rows]))

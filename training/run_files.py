@@ -34,7 +34,7 @@ _FACTS: dict[str, type | types.UnionType] = {
     "versions": dict,
     "git_commit": str | None,
     "parameters": int,
-    "skipped_pictures": list,
+    "skipped_images": list,
     "sha256": dict,
 }
 # The files that don't change after the start of a run.

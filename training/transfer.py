@@ -65,7 +65,7 @@ def class_names_of(weights: str) -> tuple[str, ...] | None:
 
 
 def views(config: TrainConfig) -> tuple[View, ...]:
-    """The looks at each training picture whose features a frozen backbone computes once: as it is, or random ones."""
+    """The looks at each training image whose features a frozen backbone computes once: as it is, or random ones."""
     numbers = range(config.augmented_views)
     return tuple(View(config.augment, config.seed, number) for number in numbers) or (AS_IT_IS,)
 

@@ -1,4 +1,4 @@
-"""Bytes of picture files of all kinds, sound and not, made without any file."""
+"""Bytes of image files of all kinds, sound and not, made without any file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import Image
 
 
 def pixels(height: int = 20, width: int = 24, channels: int = 3) -> np.ndarray:
-    """Smooth colours, so that JPEG keeps them."""
+    """Smooth colors, so that JPEG keeps them."""
     rows, columns = np.mgrid[:height, :width]
     planes = [rows * 9 % 256, columns * 8 % 256, (rows + columns) * 4 % 256, rows * 0 + 200]
     return np.stack(planes[:channels], axis=-1).astype(np.uint8)
 
 
-def save(picture: Image.Image, form: str, **options: object) -> bytes:
+def save(image: Image.Image, form: str, **options: object) -> bytes:
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    image.save(file, form, **options)
     return file.getvalue()
 
 
@@ -32,20 +32,20 @@ def png(mode: str = "RGB", **options: object) -> bytes:
 
 
 def gif(frames: int = 1) -> bytes:
-    pictures = [Image.fromarray(np.roll(pixels(), i, axis=0)).convert("P") for i in range(frames)]
-    return save(pictures[0], "GIF", save_all=True, append_images=pictures[1:])
+    images = [Image.fromarray(np.roll(pixels(), i, axis=0)).convert("P") for i in range(frames)]
+    return save(images[0], "GIF", save_all=True, append_images=images[1:])
 
 
 def bmp(mode: str = "RGB") -> bytes:
     return save(Image.fromarray(pixels()).convert(mode), "BMP")
 
 
-def png_16_bit(colour: bool) -> bytes:
+def png_16_bit(color: bool) -> bytes:
     """Pillow can't write three channels of 16 bit."""
-    channels = 3 if colour else 1
+    channels = 3 if color else 1
     rows = pixels(4, 5, channels).astype(">u2") * 257
     lines = b"".join(b"\0" + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", 5, 4, 16, 2 if colour else 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", 5, 4, 16, 2 if color else 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(lines)) + _chunk(b"IEND", b"")
 
 

@@ -1,4 +1,4 @@
-"""TFRecord files of pictures, as `tf.train.Example` as others write them."""
+"""TFRecord files of images, as `tf.train.Example` as others write them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import tensorflow as tf
 from data import tfrecords
 
 
-def example(picture: bytes, label: int | None, text: str | None = None) -> bytes:
+def example(image: bytes, label: int | None, text: str | None = None) -> bytes:
     """An example with the usual features; None leaves one out."""
-    feature = {"image/encoded": _of_bytes(picture), "image/format": _of_bytes(b"jpeg")}
+    feature = {"image/encoded": _of_bytes(image), "image/format": _of_bytes(b"jpeg")}
     if label is not None:
         feature["image/class/label"] = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
     if text is not None:
@@ -29,7 +29,7 @@ def write(path: pathlib.Path | str, examples: Sequence[bytes], compression: str 
 
 
 def leave_in_shards(patch: pytest.MonkeyPatch) -> None:
-    """From now on the pictures are not held in memory, however few they are."""
+    """From now on the images are not held in memory, however few they are."""
     patch.setattr(tfrecords, "KEPT_BYTES", 0)
 
 

@@ -13,7 +13,7 @@ MIDDLE = 0.5
 FLIPPED, UPRIGHT = 0.0, 0.9
 
 
-def picture(size: int = 16, channels: int = 3) -> np.ndarray:
+def image(size: int = 16, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(40, 200, (1, size, size, channels)).astype(np.uint8)
 
 
@@ -25,16 +25,16 @@ def geometry(layer: RandomGeometry, pixels: np.ndarray, **draws: float) -> np.nd
 
 
 def test_neutral_draws_change_nothing() -> None:
-    np.testing.assert_allclose(geometry(RandomGeometry(), picture()), picture(), atol=1e-2)
+    np.testing.assert_allclose(geometry(RandomGeometry(), image()), image(), atol=1e-2)
     neutral = tf.fill((1, 4), 0.5)
-    np.testing.assert_allclose(RandomColor()(picture(), neutral), picture(), atol=0.1)
+    np.testing.assert_allclose(RandomColor()(image(), neutral), image(), atol=0.1)
 
 
 def test_flip_is_the_mirror_image() -> None:
     np.testing.assert_allclose(
-        geometry(RandomGeometry(flips=True), picture(), flip=FLIPPED), picture()[:, :, ::-1], atol=1e-2
+        geometry(RandomGeometry(flips=True), image(), flip=FLIPPED), image()[:, :, ::-1], atol=1e-2
     )
-    np.testing.assert_allclose(geometry(RandomGeometry(), picture(), flip=FLIPPED), picture(), atol=1e-2)
+    np.testing.assert_allclose(geometry(RandomGeometry(), image(), flip=FLIPPED), image(), atol=1e-2)
 
 
 @pytest.mark.parametrize(("left", "top"), [(0, 0), (1, 0), (0, 1), (1, 1)])
@@ -46,39 +46,39 @@ def test_crop_shows_the_corner_at_the_right_scale(left: int, top: int) -> None:
     cropped = geometry(layer, pixels, area=0.0, left=left, top=top)
     quarter = pixels[:, 16 * top : 16 * top + 16, 16 * left : 16 * left + 16]
     enlarged = tf.image.resize(quarter, (32, 32)).numpy()
-    # Beyond the crop's own border ours sees the picture go on, the reference repeats the edge.
+    # Beyond the crop's own border ours sees the image go on, the reference repeats the edge.
     np.testing.assert_allclose(cropped[:, 2:-2, 2:-2], enlarged[:, 2:-2, 2:-2], atol=0.1)
 
 
-def test_rotation_by_a_quarter_turns_the_picture() -> None:
+def test_rotation_by_a_quarter_turns_the_image() -> None:
     layer = RandomGeometry(smallest_area=1.0, largest_aspect=1.0, largest_rotation_degrees=90.0)
-    turned = geometry(layer, picture(), turn=1.0)
-    assert any(np.allclose(turned[0], np.rot90(picture()[0], k), atol=0.1) for k in (1, 3))
+    turned = geometry(layer, image(), turn=1.0)
+    assert any(np.allclose(turned[0], np.rot90(image()[0], k), atol=0.1) for k in (1, 3))
 
 
 def test_brightness_scales_all_channels() -> None:
-    brighter = RandomColor(strength=0.2)(picture(), tf.constant([[1.0, 0.5, 0.5, 0.5]]))
-    np.testing.assert_allclose(brighter, picture() * 1.2, atol=0.1)
+    brighter = RandomColor(strength=0.2)(image(), tf.constant([[1.0, 0.5, 0.5, 0.5]]))
+    np.testing.assert_allclose(brighter, image() * 1.2, atol=0.1)
 
 
 def test_contrast_keeps_the_mean_luma() -> None:
     luma = np.asarray([0.299, 0.587, 0.114])
-    changed = RandomColor(strength=0.2)(picture(), tf.constant([[0.5, 1.0, 0.5, 0.5]])).numpy()
-    assert (changed @ luma).mean() == pytest.approx((picture() @ luma).mean(), abs=0.1)
-    assert (changed @ luma).std() == pytest.approx(1.2 * (picture() @ luma).std(), rel=1e-3)
+    changed = RandomColor(strength=0.2)(image(), tf.constant([[0.5, 1.0, 0.5, 0.5]])).numpy()
+    assert (changed @ luma).mean() == pytest.approx((image() @ luma).mean(), abs=0.1)
+    assert (changed @ luma).std() == pytest.approx(1.2 * (image() @ luma).std(), rel=1e-3)
 
 
-def test_saturation_and_hue_leave_grey_alone() -> None:
-    grey = np.full((1, 4, 4, 3), 90, np.uint8)
-    changed = RandomColor()(grey, tf.constant([[0.5, 0.5, 1.0, 0.0]]))
-    np.testing.assert_allclose(changed, grey, atol=0.2)
+def test_saturation_and_hue_leave_gray_alone() -> None:
+    gray = np.full((1, 4, 4, 3), 90, np.uint8)
+    changed = RandomColor()(gray, tf.constant([[0.5, 0.5, 1.0, 0.0]]))
+    np.testing.assert_allclose(changed, gray, atol=0.2)
 
 
-def test_hue_turns_the_colour_circle_by_the_stated_share() -> None:
+def test_hue_turns_the_color_circle_by_the_stated_share() -> None:
     red = np.full((1, 2, 2, 3), (180, 80, 80), np.uint8)
     turned = RandomColor(hue=0.05)(red, tf.constant([[0.5, 0.5, 0.5, 1.0]])).numpy()[0, 0, 0]
     hue = colorsys.rgb_to_hsv(*(turned / 255))[0]
-    # YIQ's colour plane is a linear map of HSV's hexagon, so the angle is near and not equal.
+    # YIQ's color plane is a linear map of HSV's hexagon, so the angle is near and not equal.
     assert min(hue, 1 - hue) == pytest.approx(0.05, abs=0.025)
 
 
@@ -95,21 +95,21 @@ def test_results_stay_in_range_and_both_flips_occur() -> None:
 def test_same_draws_same_view_eagerly_and_in_a_pipeline() -> None:
     level = layers("full")
     draws = tf.random.stateless_uniform((1, num_draws(level)), (3, 4))
-    eager = augment(tf.constant(picture()), level, draws)
-    dataset = tf.data.Dataset.from_tensors(picture()).map(lambda pixels: augment(pixels, level, draws))
+    eager = augment(tf.constant(image()), level, draws)
+    dataset = tf.data.Dataset.from_tensors(image()).map(lambda pixels: augment(pixels, level, draws))
     np.testing.assert_allclose(eager, next(iter(dataset)), atol=1e-3)
 
 
-def test_grey_pictures_keep_one_channel() -> None:
+def test_gray_images_keep_one_channel() -> None:
     level = layers("full")
     draws = tf.random.stateless_uniform((1, num_draws(level)), (3, 4))
-    assert augment(tf.constant(picture(channels=1)), level, draws).shape == (1, 16, 16, 1)
+    assert augment(tf.constant(image(channels=1)), level, draws).shape == (1, 16, 16, 1)
 
 
 def test_mixed_precision_does_not_touch_pixels() -> None:
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        assert RandomColor()(picture(), tf.fill((1, 4), 0.5)).dtype == tf.float32
+        assert RandomColor()(image(), tf.fill((1, 4), 0.5)).dtype == tf.float32
     finally:
         keras.mixed_precision.set_global_policy("float32")
 
@@ -118,4 +118,4 @@ def test_mixed_precision_does_not_touch_pixels() -> None:
 def test_configuration_round_trip(layer: keras.layers.Layer) -> None:
     again = type(layer).from_config(layer.get_config())
     draws = tf.random.stateless_uniform((1, layer.num_draws), (1, 1))
-    np.testing.assert_array_equal(layer(picture(), draws), again(picture(), draws))
+    np.testing.assert_array_equal(layer(image(), draws), again(image(), draws))

@@ -14,8 +14,8 @@ from data.pipeline import Files, Table
 
 
 @pytest.fixture
-def files(picture_folder: pathlib.Path) -> Files:
-    return Files(folder.load(str(picture_folder)), 16, 3)
+def files(image_folder: pathlib.Path) -> Files:
+    return Files(folder.load(str(image_folder)), 16, 3)
 
 
 def digests(files: Files) -> list[str]:

@@ -64,8 +64,8 @@ def test_the_problem_of_one_ends_all() -> None:
 
 
 def test_other_items_are_noticed_by_all() -> None:
-    results = together(lambda crew: crew.share("pictures", [crew.member // 2], lambda share: list(share)))
-    assert all("same pictures. Received others in worker 2" in str(result) for result in results)
+    results = together(lambda crew: crew.share("images", [crew.member // 2], lambda share: list(share)))
+    assert all("same images. Received others in worker 2" in str(result) for result in results)
 
 
 @pytest.mark.parametrize("members", [2, 3])

@@ -37,7 +37,7 @@ def test_what_spreadsheets_write(tmp_path: pathlib.Path) -> None:
         ("path,label\na.jpg,cat,1\n", r"Line 2 of"),
         ("path,label\na.jpg,\n", r"Line 2 of"),
         ("path,label\n,cat\n", r"Line 2 of"),
-        ("path,label\na.jpg,cat\n./a.jpg,dog\n", r"name each picture once. Received more than once: a.jpg"),
+        ("path,label\na.jpg,cat\n./a.jpg,dog\n", r"name each image once. Received more than once: a.jpg"),
         ('path,label\na.jpg,"cat\ndog"\nb.jpg,bird\n', r"name of one line"),
         ("path,label\n" + "x" * 200_000 + ",cat\n", r"must be CSV text. Received: field larger"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 50, r"must be"),
@@ -54,7 +54,7 @@ def test_what_is_no_table_is_refused(tmp_path: pathlib.Path, content: str | byte
     "path", ["/etc/passwd", "../secret.jpg", "a/../../secret.jpg", "..", "a/b/../../..", "//etc/passwd", "a\0.jpg"]
 )
 def test_a_table_cannot_reach_outside_its_folder(tmp_path: pathlib.Path, path: str) -> None:
-    with pytest.raises(UserError, match=r"Line 3 of .* must name a picture below the table's folder"):
+    with pytest.raises(UserError, match=r"Line 3 of .* must name an image below the table's folder"):
         csv_table.load(table(tmp_path, f"path,label\na.jpg,cat\n{path},dog\n"))
 
 
@@ -63,17 +63,17 @@ def test_other_schemes_stay_below_the_folder(tmp_path: pathlib.Path) -> None:
     assert all(record.startswith(os.fsencode(tmp_path) + b"/") for record in source.records)
 
 
-def test_missing_pictures_are_reported_by_the_scan(picture_folder: pathlib.Path) -> None:
+def test_missing_images_are_reported_by_the_scan(image_folder: pathlib.Path) -> None:
     rows = "path,label\nlying/00.jpg,a\nlying/nowhere.jpg,b\nupright,b\nupright/00.jpg,b\n"
-    source = load(table(picture_folder, rows))
+    source = load(table(image_folder, rows))
     problems = [inspection.problem for inspection in scan.scan(source)]
     assert [bool(problem) for problem in problems] == [False, True, True, False]
     assert problems[1].startswith("can't be read") and problems[2].startswith("not a file")
 
 
-def test_names_that_are_not_utf8(picture_folder: pathlib.Path) -> None:
-    os.rename(picture_folder / "lying" / "00.jpg", os.fsencode(picture_folder) + b"/lying/\xe9.jpg")
-    place = picture_folder / os.fsdecode(b"t\xe9.csv")
+def test_names_that_are_not_utf8(image_folder: pathlib.Path) -> None:
+    os.rename(image_folder / "lying" / "00.jpg", os.fsencode(image_folder) + b"/lying/\xe9.jpg")
+    place = image_folder / os.fsdecode(b"t\xe9.csv")
     place.write_bytes(b"path,label\nlying/\xe9.jpg,l\xe9\nupright/00.jpg,up\n")
     source = load(str(place))
     assert [inspection.problem for inspection in scan.scan(source)] == ["", ""]

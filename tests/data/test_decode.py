@@ -13,7 +13,7 @@ from tests.conftest import encode, stripes
 
 
 def gradient(height: int, width: int) -> np.ndarray:
-    """A smooth picture, which any good filter keeps."""
+    """A smooth image, which any good filter keeps."""
     rows, columns = np.mgrid[:height, :width]
     channels = [255 * rows / height, 255 * columns / width, np.full((height, width), 60.0)]
     return np.stack(channels, axis=-1).astype(np.uint8)
@@ -26,14 +26,14 @@ def in_pipeline(encoded: bytes, image_size: int, channels: int) -> np.ndarray:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_format_gives_the_picture(form: str, channels: int) -> None:
+def test_every_format_gives_the_image(form: str, channels: int) -> None:
     pixels = in_pipeline(encode(gradient(64, 96), form), 32, channels)
     wanted = np.asarray(Image.fromarray(gradient(64, 96)).resize((32, 32), Image.Resampling.BOX), np.float32)
     if channels == 1:
         wanted = (wanted @ np.asarray([0.299, 0.587, 0.114]))[..., np.newaxis]
     assert pixels.dtype == np.uint8
     assert pixels.shape == (32, 32, channels)
-    # A GIF has 256 colours and a JPEG is lossy.
+    # A GIF has 256 colors and a JPEG is lossy.
     assert np.abs(pixels - wanted).mean() < (8 if form == "GIF" else 2)
 
 
@@ -42,14 +42,14 @@ def test_eager_and_pipeline_agree() -> None:
     np.testing.assert_array_equal(decode(tf.constant(encoded), 40).numpy(), in_pipeline(encoded, 40, 3))
 
 
-def test_a_picture_of_the_right_size_is_not_touched() -> None:
+def test_an_image_of_the_right_size_is_not_touched() -> None:
     pixels = stripes(0, upright=True, size=(48, 48))
     np.testing.assert_array_equal(in_pipeline(encode(pixels, "PNG"), 48, 3), pixels)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
-def test_fine_detail_of_a_large_picture_is_averaged_and_not_sampled(factor: int) -> None:
-    """One-pixel stripes of 0 and 255 are grey from afar; a filter that skips pixels would show stripes."""
+def test_fine_detail_of_a_large_image_is_averaged_and_not_sampled(factor: int) -> None:
+    """One-pixel stripes of 0 and 255 are gray from afar; a filter that skips pixels would show stripes."""
     size = 32 * factor
     pixels = np.zeros((size, size, 3), np.uint8)
     pixels[:, ::2] = 255
@@ -96,10 +96,10 @@ def test_a_long_strip_is_averaged_too(form: str) -> None:
     assert np.abs(in_pipeline(encode(pixels, form), 32, 3).astype(float) - 127.5).max() < 8
 
 
-def test_grey_and_transparent_and_16_bit_pictures() -> None:
-    grey = np.full((20, 20), 77, np.uint8)
-    np.testing.assert_array_equal(in_pipeline(encode(grey, "PNG"), 20, 3), 77)
-    np.testing.assert_array_equal(in_pipeline(encode(grey, "BMP"), 20, 3), 77)
+def test_gray_and_transparent_and_16_bit_images() -> None:
+    gray = np.full((20, 20), 77, np.uint8)
+    np.testing.assert_array_equal(in_pipeline(encode(gray, "PNG"), 20, 3), 77)
+    np.testing.assert_array_equal(in_pipeline(encode(gray, "BMP"), 20, 3), 77)
     rgba = np.full((20, 20, 4), (10, 20, 30, 0), np.uint8)
     np.testing.assert_array_equal(in_pipeline(encode(rgba, "PNG"), 20, 3), np.broadcast_to((10, 20, 30), (20, 20, 3)))
     deep = np.full((20, 20), 77 * 257, np.uint16)
@@ -115,7 +115,7 @@ def test_cmyk_jpeg() -> None:
 
 def test_the_first_frame_of_an_animation_counts() -> None:
     file = io.BytesIO()
-    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     np.testing.assert_array_equal(in_pipeline(file.getvalue(), 20, 3)[0, 0], (255, 0, 0))
 

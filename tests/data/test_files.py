@@ -82,7 +82,7 @@ def test_what_the_user_can_mend_is_one_clear_message(tmp_path: pathlib.Path, err
     ],
 )
 def test_other_failures_are_not_dressed_up(tmp_path: pathlib.Path, error: Exception) -> None:
-    """A picture that has vanished, or a GPU without memory, is no full disk."""
+    """An image that has vanished, or a GPU without memory, is no full disk."""
     with pytest.raises(type(error)), files.replacing(str(tmp_path / "a")):
         raise error
 

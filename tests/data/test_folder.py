@@ -55,7 +55,7 @@ def test_links_are_followed_but_never_in_circles(tmp_path: pathlib.Path) -> None
     assert source.class_names == ("bird", "cat", "dog")
     cats = [a for a in source.addresses if a.startswith("cat/")]
     assert cats[:2] == ["cat/1.jpg", "cat/dangling"], "a dangling link is for the scan to report"
-    assert sum(a.endswith("3.jpg") for a in cats) == 1, "no picture counts twice in a class"
+    assert sum(a.endswith("3.jpg") for a in cats) == 1, "no image counts twice in a class"
     assert "cat/dog/2.jpg" not in cats and "cat/parent/dog/2.jpg" not in cats
 
 
@@ -107,9 +107,9 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: pathlib.Path, mo
         folder.load(str(tmp_path))
 
 
-def odd_names(picture_folder: pathlib.Path) -> list[bytes]:
-    """Renames pictures and a class to names of bytes that are no UTF-8, of other scripts, and of CSV's own signs."""
-    root = os.fsencode(picture_folder)
+def odd_names(image_folder: pathlib.Path) -> list[bytes]:
+    """Renames images and a class to names of bytes that are no UTF-8, of other scripts, and of CSV's own signs."""
+    root = os.fsencode(image_folder)
     names = [
         b"caf\xe9.jpg",
         "Größe – 写真.jpg".encode(),
@@ -125,33 +125,33 @@ def odd_names(picture_folder: pathlib.Path) -> list[bytes]:
 
 
 def test_names_that_are_not_utf8_go_all_the_way(
-    picture_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+    image_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     """Through listing, scan, split, splits.csv, labels.txt, config.json, and back to the pixels."""
     from training.fit import train
 
-    names = odd_names(picture_folder)
-    (picture_folder / "lying" / os.fsdecode(b"bad\xe9.jpg")).write_bytes(b"no picture")
+    names = odd_names(image_folder)
+    (image_folder / "lying" / os.fsdecode(b"bad\xe9.jpg")).write_bytes(b"no image")
     settings = {"model": "lenet5", "image_size": 16, "epochs": 1, "on_bad_image": "skip", "batch_size": 8}
-    config = resolved(TrainConfig(data=str(picture_folder), run_dir=str(tmp_path / "run"), **settings))
+    config = resolved(TrainConfig(data=str(image_folder), run_dir=str(tmp_path / "run"), **settings))
     run = Run.open(train(config, command="").path)
     assert run.class_names == (os.fsdecode(b"d\xe9bout"), "lying")
     rows = run.splits()
     assert {os.fsencode(row.address) for row in rows} >= {b"lying/" + name for name in names}
     assert {row.label for row in rows} == set(run.class_names)
-    source = load(str(picture_folder))
+    source = load(str(image_folder))
     files = dict(zip(source.addresses, range(len(source)), strict=True))
     part = run.part("train")
     for i in range(len(part)):
         assert part.encoded(i) == source.encoded(files[part.addresses[i]])
     assert sum(len(batch) for batch in part.pixels(8)) == len(part)
-    assert os.fsencode(run.details()["skipped_pictures"][0]["address"]) == b"lying/bad\xe9.jpg"
-    assert r"lying/bad\xe9.jpg: not a picture" in capsys.readouterr().err
+    assert os.fsencode(run.details()["skipped_images"][0]["address"]) == b"lying/bad\xe9.jpg"
+    assert r"lying/bad\xe9.jpg: not an image" in capsys.readouterr().err
 
 
-def test_a_data_folder_whose_own_name_is_not_utf8(picture_folder: pathlib.Path) -> None:
-    place = picture_folder.parent / os.fsdecode(b"\xe9t\xe9")
-    picture_folder.rename(place)
+def test_a_data_folder_whose_own_name_is_not_utf8(image_folder: pathlib.Path) -> None:
+    place = image_folder.parent / os.fsdecode(b"\xe9t\xe9")
+    image_folder.rename(place)
     gathered = examples.gather(resolved(TrainConfig(model="lenet5", data=str(place))))
     assert np.bincount(gathered.source.labels).tolist() == [20, 20]
 
@@ -162,7 +162,7 @@ def test_a_run_folder_must_print(name: str) -> None:
         resolved(TrainConfig(model="lenet5", data="digits", run_dir=name))
 
 
-def test_a_run_folder_among_the_pictures_is_refused(picture_folder: pathlib.Path) -> None:
-    for place in (picture_folder, picture_folder / "runs" / "1", picture_folder / "cat" / ".." / "new"):
-        with pytest.raises(UserError, match="--run_dir must lie outside the pictures"):
-            resolved(TrainConfig(model="lenet5", data=str(picture_folder), run_dir=str(place)))
+def test_a_run_folder_among_the_images_is_refused(image_folder: pathlib.Path) -> None:
+    for place in (image_folder, image_folder / "runs" / "1", image_folder / "cat" / ".." / "new"):
+        with pytest.raises(UserError, match="--run_dir must lie outside the images"):
+            resolved(TrainConfig(model="lenet5", data=str(image_folder), run_dir=str(place)))

@@ -21,22 +21,22 @@ def test_digits_need_no_download() -> None:
     assert pixels.max() <= 255 and pixels.max() > 200
 
 
-def test_a_folder_of_classes(picture_folder: pathlib.Path) -> None:
-    source = load(str(picture_folder))
+def test_a_folder_of_classes(image_folder: pathlib.Path) -> None:
+    source = load(str(image_folder))
     assert source.class_names == ("lying", "upright")
     assert source.addresses[0] == "lying/00.jpg"
     assert np.bincount(source.labels).tolist() == [20, 20]
-    assert source.encoded(0) == (picture_folder / "lying" / "00.jpg").read_bytes()
+    assert source.encoded(0) == (image_folder / "lying" / "00.jpg").read_bytes()
 
 
-def test_a_table_of_paths_and_labels(picture_folder: pathlib.Path) -> None:
-    table = picture_folder / "table.csv"
+def test_a_table_of_paths_and_labels(image_folder: pathlib.Path) -> None:
+    table = image_folder / "table.csv"
     table.write_text("path,label\nupright/01.jpg,up\nlying/00.jpg,down\n")
     source = load(str(table))
     assert source.class_names == ("down", "up")
     assert source.addresses == ("upright/01.jpg", "lying/00.jpg")
     assert source.labels.tolist() == [1, 0]
-    assert source.encoded(1) == (picture_folder / "lying" / "00.jpg").read_bytes()
+    assert source.encoded(1) == (image_folder / "lying" / "00.jpg").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_table_of_paths_and_labels(picture_folder: pathlib.Path) -> None:
         ("cats_vs_dog", "Did you mean cats_vs_dogs[?]"),
         ("no/such/folder", "doesn't exist"),
         ("table.csv", "doesn't exist"),
-        ("coco", "one picture and one class label"),
+        ("coco", "one image and one class label"),
     ],
 )
 def test_what_is_no_source_is_refused_with_the_way_out(name: str, message: str) -> None:

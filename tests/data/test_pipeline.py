@@ -57,8 +57,8 @@ def test_starting_in_the_middle_gives_the_same_batches(level: str, epoch: int, s
 
 
 @pytest.mark.parametrize("level", ["none", "full"])
-def test_files_and_their_decoded_table_give_the_same_batches(picture_folder: pathlib.Path, level: str) -> None:
-    files = Files(folder.load(str(picture_folder)), 16, 3)
+def test_files_and_their_decoded_table_give_the_same_batches(image_folder: pathlib.Path, level: str) -> None:
+    files = Files(folder.load(str(image_folder)), 16, 3)
     decoded = np.concatenate([pixels for pixels, _ in ordered_batches(files, 7)])
     kept = Table(decoded, files.source.labels)
     steps = Steps(batch_size=7, seed=3, first_epoch=0, last_epoch=2, first_step=2)
@@ -68,8 +68,8 @@ def test_files_and_their_decoded_table_give_the_same_batches(picture_folder: pat
         np.testing.assert_array_equal(labels, wanted_labels)
 
 
-def test_evaluation_counts_every_picture_once_in_order(picture_folder: pathlib.Path) -> None:
-    source = folder.load(str(picture_folder))
+def test_evaluation_counts_every_image_once_in_order(image_folder: pathlib.Path) -> None:
+    source = folder.load(str(image_folder))
     batches = labels_of(ordered_batches(Files(source, 16, 3), 7))
     assert sum(batches, []) == source.labels.tolist()
     assert [len(batch) for batch in batches] == [7, 7, 7, 7, 7, 5]
@@ -103,9 +103,9 @@ def test_the_length_is_known() -> None:
     assert ordered_batches(table(), BATCH).cardinality() == 5
 
 
-def test_the_end_of_a_pass_waits_for_no_tuning_thread(picture_folder: pathlib.Path) -> None:
+def test_the_end_of_a_pass_waits_for_no_tuning_thread(image_folder: pathlib.Path) -> None:
     """Which would delay it by as much as the pass has lasted, now and then: too seldom for a test of time."""
-    files = Files(folder.load(str(picture_folder)), 16, 3)
+    files = Files(folder.load(str(image_folder)), 16, 3)
     for batches in (training_batches(files, Steps(BATCH, 0, 0, 1)), ordered_batches(files, BATCH)):
         assert batches.options().autotune.enabled is False
 

@@ -22,22 +22,22 @@ from training.config import TrainConfig, resolved
 GOOD = {
     "JPEG": (encoded.jpeg(), "a.jpg", ""),
     "progressive JPEG": (encoded.jpeg(progressive=True), "a.JPEG", ""),
-    "grey JPEG": (encoded.jpeg("L"), "a.jpg", "grey"),
+    "gray JPEG": (encoded.jpeg("L"), "a.jpg", "gray"),
     "CMYK JPEG": (encoded.jpeg("CMYK"), "a.jpg", "CMYK"),
     "rotated by EXIF": (encoded.exif_rotated(6), "a.jpg", "EXIF orientation 6, which is ignored"),
     "upright by EXIF": (encoded.exif_rotated(1), "a.jpg", ""),
     "PNG": (encoded.png(), "a.png", ""),
-    "grey PNG": (encoded.png("L"), "a.png", "grey"),
-    "black and white PNG": (encoded.png("1"), "a.png", "grey"),
+    "gray PNG": (encoded.png("L"), "a.png", "gray"),
+    "black and white PNG": (encoded.png("1"), "a.png", "gray"),
     "PNG with a palette": (encoded.png("P"), "a.png", ""),
     "RGBA": (encoded.png("RGBA"), "a.png", "with transparency, which is ignored"),
-    "grey with alpha": (encoded.png("LA"), "a.png", "grey; with transparency, which is ignored"),
-    "16 bit colour": (encoded.png_16_bit(True), "a.png", "16 bit, of which 8 count"),
-    "16 bit grey": (encoded.png_16_bit(False), "a.png", "grey; 16 bit, of which 8 count"),
+    "gray with alpha": (encoded.png("LA"), "a.png", "gray; with transparency, which is ignored"),
+    "16 bit color": (encoded.png_16_bit(True), "a.png", "16 bit, of which 8 count"),
+    "16 bit gray": (encoded.png_16_bit(False), "a.png", "gray; 16 bit, of which 8 count"),
     "GIF": (encoded.gif(), "a.gif", ""),
     "animated GIF": (encoded.gif(3), "a.gif", "animated, only the first frame counts"),
     "BMP": (encoded.bmp(), "a.bmp", ""),
-    "grey BMP": (encoded.bmp("L"), "a.bmp", "grey"),
+    "gray BMP": (encoded.bmp("L"), "a.bmp", "gray"),
     "PNG called jpg": (encoded.png(), "a.jpg", "PNG named .jpg"),
     "JPEG without a suffix": (encoded.jpeg(), "a", "JPEG named without extension"),
     "one pixel": (encoded.save(encoded.Image.new("RGB", (1, 1)), "PNG"), "a.png", "one pixel wide or high"),
@@ -47,8 +47,8 @@ GOOD = {
 
 BAD = {
     "empty": (b"", "empty file"),
-    "text": (b"this is no picture", "not a picture"),
-    "web page": (b"<!DOCTYPE html><html>404</html>", "not a picture"),
+    "text": (b"this is no image", "not an image"),
+    "web page": (b"<!DOCTYPE html><html>404</html>", "not an image"),
     "header only": (encoded.jpeg()[:20], "damaged or cut off"),
     "half a JPEG": (encoded.jpeg()[: len(encoded.jpeg()) // 2], "damaged or cut off"),
     "half a PNG": (encoded.png()[: len(encoded.png()) // 2], "damaged or cut off"),
@@ -66,7 +66,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_good_pictures_and_what_is_odd_about_them(kind: str) -> None:
+def test_good_images_and_what_is_odd_about_them(kind: str) -> None:
     content, name, notes = GOOD[kind]
     found = inspect(content, name)
     assert (found.problem, found.notes) == ("", notes)
@@ -76,12 +76,12 @@ def test_good_pictures_and_what_is_odd_about_them(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_pictures_and_why(kind: str) -> None:
+def test_bad_images_and_why(kind: str) -> None:
     content, problem = BAD[kind]
     assert inspect(content, "a.jpg").problem.startswith(problem)
 
 
-def test_decoding_agrees_with_pillow_on_colours() -> None:
+def test_decoding_agrees_with_pillow_on_colors() -> None:
     """CMYK, palettes, alpha and 16 bit are easily taken for something else."""
     expected = encoded.pixels().astype(float)
     for kind in ("JPEG", "CMYK JPEG", "PNG", "RGBA", "BMP"):
@@ -96,13 +96,13 @@ def test_a_bomb_is_refused_without_its_memory() -> None:
     assert time.process_time() - start < 5
 
 
-def test_real_odd_pictures(shared: pathlib.Path) -> None:
+def test_real_odd_images(shared: pathlib.Path) -> None:
     expected = {
         "exif_orientation6_3024px.JPG": ("", "EXIF orientation 6, which is ignored"),
         "extreme_aspect_195x33.jpg": ("", ""),
         "gif_named_jpg.jpg": ("", "GIF named .jpg"),
         "grey_content_rgb_mode.jpg": ("", ""),
-        "matlab_file_among_images.mat": ("not a picture", ""),
+        "matlab_file_among_images.mat": ("not an image", ""),
         "png_rgba_named_jpg.jpg": ("", "with transparency, which is ignored; PNG named .jpg"),
         "tiny_41x50.jpg": ("", ""),
     }
@@ -118,14 +118,14 @@ def snapshot(root: pathlib.Path) -> dict[str, tuple]:
 
 
 @pytest.fixture
-def mixed(picture_folder: pathlib.Path) -> pathlib.Path:
+def mixed(image_folder: pathlib.Path) -> pathlib.Path:
     for number, (content, _) in enumerate(BAD.values()):
-        (picture_folder / "lying" / f"bad{number:02d}.jpg").write_bytes(content)
+        (image_folder / "lying" / f"bad{number:02d}.jpg").write_bytes(content)
     for number, (content, name, _) in enumerate(GOOD.values()):
-        (picture_folder / "upright" / f"odd{number:02d}{pathlib.Path(name).suffix}").write_bytes(content)
-    os.mkfifo(picture_folder / "lying" / "pipe.jpg")
-    os.symlink("nowhere.jpg", picture_folder / "lying" / "dangling.jpg")
-    return picture_folder
+        (image_folder / "upright" / f"odd{number:02d}{pathlib.Path(name).suffix}").write_bytes(content)
+    os.mkfifo(image_folder / "lying" / "pipe.jpg")
+    os.symlink("nowhere.jpg", image_folder / "lying" / "dangling.jpg")
+    return image_folder
 
 
 def test_fail_lists_the_bad_ones_and_skip_leaves_them_out(mixed: pathlib.Path) -> None:
@@ -146,7 +146,7 @@ def test_fail_lists_the_bad_ones_and_skip_leaves_them_out(mixed: pathlib.Path) -
     assert snapshot(mixed) == before, "nothing in the user's folder is ever changed"
 
 
-def test_skipped_pictures_and_oddities_are_told(mixed: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+def test_skipped_images_and_oddities_are_told(mixed: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     config = resolved(TrainConfig(model="lenet5", data=str(mixed), on_bad_image="skip"))
     gathered = examples.gather(config)
     assert dict(gathered.skipped)["lying/bad00.jpg"] == "empty file"
@@ -157,18 +157,18 @@ def test_skipped_pictures_and_oddities_are_told(mixed: pathlib.Path, capsys: pyt
     assert "copies of others" in told
 
 
-def test_a_class_that_loses_all_its_pictures_is_an_error(picture_folder: pathlib.Path) -> None:
-    for file in (picture_folder / "lying").iterdir():
+def test_a_class_that_loses_all_its_images_is_an_error(image_folder: pathlib.Path) -> None:
+    for file in (image_folder / "lying").iterdir():
         file.write_bytes(b"")
-    source = load(str(picture_folder))
+    source = load(str(image_folder))
     with pytest.raises(UserError, match="Received none for: lying"):
         scan.usable(source, scan.scan(source), "skip")
 
 
 def test_an_unreadable_file_is_reported_and_not_remembered(
-    picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = load(str(picture_folder))
+    source = load(str(image_folder))
     really_read = type(source).encoded
 
     def refuse_the_first(self: object, index: int) -> bytes:
@@ -182,15 +182,15 @@ def test_an_unreadable_file_is_reported_and_not_remembered(
     assert scan.scan(source)[0].problem == ""
 
 
-def test_a_film_in_the_folder_is_not_read(picture_folder: pathlib.Path) -> None:
-    with open(picture_folder / "lying" / "film.jpg", "wb") as file:
+def test_a_film_in_the_folder_is_not_read(image_folder: pathlib.Path) -> None:
+    with open(image_folder / "lying" / "film.jpg", "wb") as file:
         file.truncate(1 << 40)  # A hole: a terabyte that takes no room.
-    source = load(str(picture_folder))
+    source = load(str(image_folder))
     problems = [i.problem for i in scan.scan(source) if i.problem]
     assert problems == ["larger than 512 MiB"]
 
 
-def test_only_what_has_changed_is_looked_at_again(picture_folder: pathlib.Path) -> None:
+def test_only_what_has_changed_is_looked_at_again(image_folder: pathlib.Path) -> None:
     looked_at: list[int] = []
 
     class Watched(Source):
@@ -198,13 +198,13 @@ def test_only_what_has_changed_is_looked_at_again(picture_folder: pathlib.Path) 
             looked_at.append(index)
             return super().encoded(index)
 
-    source = Watched(**vars(load(str(picture_folder))))
+    source = Watched(**vars(load(str(image_folder))))
     first = scan.scan(source)
     assert len(looked_at) == 40
     looked_at.clear()
     assert scan.scan(source) == first
     assert looked_at == []
-    changed = picture_folder / "lying" / "03.jpg"
+    changed = image_folder / "lying" / "03.jpg"
     stamp = changed.stat()
     content = bytearray(changed.read_bytes())
     content[-3] ^= 1
@@ -216,8 +216,8 @@ def test_only_what_has_changed_is_looked_at_again(picture_folder: pathlib.Path) 
 
 
 @pytest.mark.parametrize("damage", [b"", b'\0\xff"\n"', b"lying/00.jpg,x\n", b"a,b,c,d,e,f,g\n" * 3])
-def test_a_damaged_memory_is_forgotten(picture_folder: pathlib.Path, damage: bytes) -> None:
-    source = load(str(picture_folder))
+def test_a_damaged_memory_is_forgotten(image_folder: pathlib.Path, damage: bytes) -> None:
+    source = load(str(image_folder))
     first = scan.scan(source)
     files = list(pathlib.Path(cache_folder(), "scans").iterdir())
     assert len(files) == 1
@@ -225,9 +225,9 @@ def test_a_damaged_memory_is_forgotten(picture_folder: pathlib.Path, damage: byt
     assert scan.scan(source) == first
 
 
-def test_without_a_cache_the_scan_works(picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cache_the_scan_works(image_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    assert len(scan.scan(load(str(picture_folder)))) == 40
+    assert len(scan.scan(load(str(image_folder)))) == 40
 
 
 def test_an_interruption_does_not_wait_for_the_rest() -> None:
@@ -244,12 +244,12 @@ def test_an_interruption_does_not_wait_for_the_rest() -> None:
     assert len(started) < 1000
 
 
-def test_identical_pictures_in_two_classes_are_told_and_stay_in_one_part(
-    picture_folder: pathlib.Path, capsys: pytest.CaptureFixture
+def test_identical_images_in_two_classes_are_told_and_stay_in_one_part(
+    image_folder: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
-    (picture_folder / "upright" / "copy.jpg").write_bytes((picture_folder / "lying" / "00.jpg").read_bytes())
-    (picture_folder / "lying" / "copy.jpg").write_bytes((picture_folder / "lying" / "01.jpg").read_bytes())
-    gathered = examples.gather(resolved(TrainConfig(model="lenet5", data=str(picture_folder))))
+    (image_folder / "upright" / "copy.jpg").write_bytes((image_folder / "lying" / "00.jpg").read_bytes())
+    (image_folder / "lying" / "copy.jpg").write_bytes((image_folder / "lying" / "01.jpg").read_bytes())
+    gathered = examples.gather(resolved(TrainConfig(model="lenet5", data=str(image_folder))))
     part = dict(zip(gathered.source.addresses, gathered.parts, strict=True))
     assert part["upright/copy.jpg"] == part["lying/00.jpg"]
     assert part["lying/copy.jpg"] == part["lying/01.jpg"]
@@ -258,15 +258,15 @@ def test_identical_pictures_in_two_classes_are_told_and_stay_in_one_part(
     assert "1 pair of identical images with different labels:\n  lying/00.jpg and upright/copy.jpg" in told
 
 
-def test_pictures_that_are_all_identical_are_an_error(picture_folder: pathlib.Path) -> None:
-    content = (picture_folder / "lying" / "00.jpg").read_bytes()
-    for file in picture_folder.rglob("*.jpg"):
+def test_images_that_are_all_identical_are_an_error(image_folder: pathlib.Path) -> None:
+    content = (image_folder / "lying" / "00.jpg").read_bytes()
+    for file in image_folder.rglob("*.jpg"):
         file.write_bytes(content)
-    with pytest.raises(UserError, match="part must hold pictures.*39 are copies that stay"):
-        examples.gather(resolved(TrainConfig(model="lenet5", data=str(picture_folder))))
+    with pytest.raises(UserError, match="part must hold images.*39 are copies that stay"):
+        examples.gather(resolved(TrainConfig(model="lenet5", data=str(image_folder))))
 
 
-def test_pictures_in_memory_are_decoded_too() -> None:
+def test_images_in_memory_are_decoded_too() -> None:
     source = load("digits")
     records = source.records.copy()
     records[7] = records[7][:40]
@@ -277,7 +277,7 @@ def test_pictures_in_memory_are_decoded_too() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_mutated_pictures_never_raise_anything_unexpected(seed: int) -> None:
+def test_mutated_images_never_raise_anything_unexpected(seed: int) -> None:
     """And what the scan calls good decodes in training."""
     generator = np.random.default_rng(seed)
     kinds = list(GOOD.values())

@@ -38,15 +38,15 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def files(picture_folder: pathlib.Path) -> Files:
-    """Forty pictures, each with its own number as its label."""
-    source = load(str(picture_folder))
+def files(image_folder: pathlib.Path) -> Files:
+    """Forty images, each with its own number as its label."""
+    source = load(str(image_folder))
     source.labels[:] = np.arange(40)
     return Files(source, 16, 3)
 
 
-def by_picture(batches: tf.data.Dataset) -> dict[int, np.ndarray]:
-    """The pixels of every picture; each must come once."""
+def by_image(batches: tf.data.Dataset) -> dict[int, np.ndarray]:
+    """The pixels of every image; each must come once."""
     rows = [
         (int(label), pixels) for batch in batches.as_numpy_iterator() for pixels, label in zip(*batch[:2], strict=True)
     ]
@@ -54,28 +54,28 @@ def by_picture(batches: tf.data.Dataset) -> dict[int, np.ndarray]:
     return dict(rows)
 
 
-def test_every_picture_comes_once_and_looks_as_without_a_service(address: str, files: Files) -> None:
+def test_every_image_comes_once_and_looks_as_without_a_service(address: str, files: Files) -> None:
     elsewhere = functools.partial(service.distributed, address)
     steps = Steps(batch_size=7, seed=5, first_epoch=3, last_epoch=4)
-    here = by_picture(training_batches(files, steps, level="full"))
-    there = by_picture(training_batches(files, steps, level="full", elsewhere=elsewhere))
+    here = by_image(training_batches(files, steps, level="full"))
+    there = by_image(training_batches(files, steps, level="full", elsewhere=elsewhere))
     assert here.keys() == there.keys() == set(range(40))
     assert all(np.array_equal(here[label], there[label]) for label in here)
 
 
-def test_trainings_on_several_devices_share_the_pictures(address: str, files: Files) -> None:
+def test_trainings_on_several_devices_share_the_images(address: str, files: Files) -> None:
     steps = Steps(batch_size=8, seed=5, first_epoch=1, last_epoch=2)
     elsewhere = functools.partial(service.distributed, address)
     shares = [Share(4, 0, 2), Share(4, 2, 2)]
-    parts = [by_picture(training_batches(files, steps, share=share, elsewhere=elsewhere)) for share in shares]
+    parts = [by_image(training_batches(files, steps, share=share, elsewhere=elsewhere)) for share in shares]
     assert sorted([*parts[0], *parts[1]]) == list(range(40))
 
 
 def test_the_rest_of_an_epoch_can_be_made(address: str, files: Files) -> None:
     steps = Steps(batch_size=8, seed=5, first_epoch=1, last_epoch=2, first_step=3)
     elsewhere = functools.partial(service.distributed, address)
-    assert by_picture(training_batches(files, steps, elsewhere=elsewhere)).keys() == (
-        by_picture(training_batches(files, steps)).keys()
+    assert by_image(training_batches(files, steps, elsewhere=elsewhere)).keys() == (
+        by_image(training_batches(files, steps)).keys()
     )
 
 

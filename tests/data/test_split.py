@@ -49,7 +49,7 @@ def test_the_order_of_the_files_does_not_matter() -> None:
     np.testing.assert_array_equal(again, parts[shuffled])
 
 
-def test_fewer_training_pictures_leave_the_other_parts_as_they_are() -> None:
+def test_fewer_training_images_leave_the_other_parts_as_they_are() -> None:
     large = assign(source((100, 100)), digests(200), STANDARD)
     small = assign(source((100, 100)), digests(200), Fractions(0.1, 0.1, 0.1))
     assert sizes(small) == {"train": 20, "val": 20, "test": 20, "unused": 140}
@@ -58,7 +58,7 @@ def test_fewer_training_pictures_leave_the_other_parts_as_they_are() -> None:
     assert np.all(large[small == "train"] == "train")
 
 
-def test_a_new_picture_moves_hardly_any_other() -> None:
+def test_a_new_image_moves_hardly_any_other() -> None:
     before = assign(source((200, 200)), digests(400), STANDARD)
     names = digests(400)
     after = assign(source((201, 200)), [names[0], *digests(1, 1000), *names[1:]], STANDARD)
@@ -66,14 +66,14 @@ def test_a_new_picture_moves_hardly_any_other() -> None:
 
 
 @pytest.mark.parametrize("copies", [2, 5])
-def test_identical_pictures_stay_together(copies: int) -> None:
+def test_identical_images_stay_together(copies: int) -> None:
     names = digests(60)
     parts = assign(source((60 * copies, 30)), names * copies + digests(30, 100), STANDARD)
     for first in range(60):
         assert len(set(parts[first : 60 * copies : 60])) == 1
 
 
-def test_identical_pictures_in_two_classes_stay_together() -> None:
+def test_identical_images_in_two_classes_stay_together() -> None:
     parts = assign(source((60, 60)), digests(60) * 2, STANDARD)
     np.testing.assert_array_equal(parts[:60], parts[60:])
 
@@ -83,7 +83,7 @@ def test_the_publishers_test_part_is_kept_and_its_copies_are_not_trained_on() ->
     names = digests(119) + digests(1)
     parts = assign(source((60, 60), is_test), names, STANDARD)
     np.testing.assert_array_equal(parts == "test", is_test)
-    assert parts[0] == "unused", "its copy is the last picture of the test part"
+    assert parts[0] == "unused", "its copy is the last image of the test part"
     assert sizes(parts)["val"] == round(59 / 9) + round(40 / 9)
 
 
@@ -92,8 +92,8 @@ def test_small_classes_are_in_every_part() -> None:
     assert sizes(parts) == {"train": 4, "val": 2, "test": 2, "unused": 0}
 
 
-def test_too_few_pictures_are_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(UserError, match=r"train part must hold pictures of each class.*class 1.*--train_fraction"):
+def test_too_few_images_are_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(UserError, match=r"train part must hold images of each class.*class 1.*--train_fraction"):
         assign(source((20, 2)), digests(22), STANDARD)
 
 

@@ -14,14 +14,14 @@ from errors import UserError
 from tests.data import records
 from tests.data.encoded import jpeg, png
 
-PICTURES = [jpeg(quality=q) for q in (30, 60, 90)] + [png()]
+IMAGES = [jpeg(quality=q) for q in (30, 60, 90)] + [png()]
 LABELS, TEXTS = [2, 1, 2, 1], ["tabby cat", "dog", "tabby cat", "dog"]
 
 
 @pytest.fixture
 def shards(tmp_path: pathlib.Path) -> str:
-    """Two shards of two pictures each; gives the pattern of their paths."""
-    rows = [records.example(*row) for row in zip(PICTURES, LABELS, TEXTS, strict=True)]
+    """Two shards of two images each; gives the pattern of their paths."""
+    rows = [records.example(*row) for row in zip(IMAGES, LABELS, TEXTS, strict=True)]
     for number in (0, 1):
         records.write(tmp_path / f"train-{number:05d}-of-00002", rows[2 * number : 2 * number + 2])
     return str(tmp_path / "train-*")
@@ -32,21 +32,21 @@ def in_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     records.leave_in_shards(monkeypatch)
 
 
-def test_pictures_are_named_by_shard_and_number(shards: str) -> None:
+def test_images_are_named_by_shard_and_number(shards: str) -> None:
     source = load(shards)
     assert source.addresses[1:3] == ("train-00000-of-00002/1", "train-00001-of-00002/0")
     assert source.class_names == ("dog", "tabby cat")
     assert source.labels.tolist() == [1, 0, 1, 0]
-    assert [source.encoded(i) for i in range(4)] == PICTURES
+    assert [source.encoded(i) for i in range(4)] == IMAGES
     assert source.spans is None
 
 
-def test_pictures_of_a_large_data_set_stay_in_their_shards(shards: str, in_shards: None) -> None:
+def test_images_of_a_large_data_set_stay_in_their_shards(shards: str, in_shards: None) -> None:
     source = load(shards).take(np.array([3, 0, 1]))
     assert source.holds_paths
-    assert [source.encoded(i) for i in range(3)] == [PICTURES[i] for i in (3, 0, 1)]
+    assert [source.encoded(i) for i in range(3)] == [IMAGES[i] for i in (3, 0, 1)]
     read = tf.data.Dataset.range(3).map(source.reader()).as_numpy_iterator()
-    assert list(read) == [PICTURES[i] for i in (3, 0, 1)]
+    assert list(read) == [IMAGES[i] for i in (3, 0, 1)]
 
 
 def test_memory_and_shards_give_the_same_batches_and_digests(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,22 +61,22 @@ def test_memory_and_shards_give_the_same_batches_and_digests(shards: str, monkey
 def test_a_changed_shard_is_indexed_again(shards: str, in_shards: None) -> None:
     load(shards)
     path = shards.replace("*", "00001-of-00002")
-    records.write(path, [records.example(PICTURES[3], 1, "dog"), records.example(PICTURES[0], 3, "owl")])
+    records.write(path, [records.example(IMAGES[3], 1, "dog"), records.example(IMAGES[0], 3, "owl")])
     source = load(shards)
     assert source.class_names == ("dog", "owl", "tabby cat")
-    assert source.encoded(2) == PICTURES[3]
+    assert source.encoded(2) == IMAGES[3]
     assert scan(source)[2].width == 24
 
 
 def test_without_names_the_numbers_are_the_classes(tmp_path: pathlib.Path) -> None:
-    records.write(tmp_path / "a.tfrecord", [records.example(PICTURES[i], label) for i, label in enumerate((10, 9, 10))])
+    records.write(tmp_path / "a.tfrecord", [records.example(IMAGES[i], label) for i, label in enumerate((10, 9, 10))])
     source = load(str(tmp_path / "a.tfrecord"))
     assert source.class_names == ("9", "10")
     assert source.labels.tolist() == [1, 0, 1]
 
 
-def test_a_damaged_picture_is_told_from_a_damaged_shard(tmp_path: pathlib.Path, in_shards: None) -> None:
-    rows = [records.example(PICTURES[0][:-200], 1), records.example(b"", 1), records.example(PICTURES[1], 2)]
+def test_a_damaged_image_is_told_from_a_damaged_shard(tmp_path: pathlib.Path, in_shards: None) -> None:
+    rows = [records.example(IMAGES[0][:-200], 1), records.example(b"", 1), records.example(IMAGES[1], 2)]
     records.write(tmp_path / "a.tfrecord", rows)
     problems = [inspection.problem for inspection in scan(load(str(tmp_path / "a.tfrecord")))]
     assert problems[0] == "damaged or cut off"
@@ -98,7 +98,7 @@ def test_other_examples_are_refused(tmp_path: pathlib.Path, content: bytes, mess
 
 
 def test_compressed_cut_off_and_missing_shards_are_refused(tmp_path: pathlib.Path, shards: str) -> None:
-    records.write(tmp_path / "zipped.tfrecord", [records.example(PICTURES[0], 1)], "GZIP")
+    records.write(tmp_path / "zipped.tfrecord", [records.example(IMAGES[0], 1)], "GZIP")
     with pytest.raises(UserError, match="write it without compression"):
         load(str(tmp_path / "zipped.tfrecord"))
     whole = (tmp_path / "train-00000-of-00002").read_bytes()
@@ -112,7 +112,7 @@ def test_compressed_cut_off_and_missing_shards_are_refused(tmp_path: pathlib.Pat
 def test_a_tfds_data_set_is_read_from_its_shards(shared: pathlib.Path, in_shards: None) -> None:
     source = load("cats_vs_dogs", str(shared / "tfds"))
     assert (len(source), source.holds_paths) == (300, True)
-    # The shards have 200 and 100 pictures.
+    # The shards have 200 and 100 images.
     assert [source.records[i].decode()[-5:] for i in (199, 200)] == ["00000", "00001"]
     assert source.addresses[200] == "cats_vs_dogs/train/200"
     assert tf.io.decode_jpeg(source.encoded(299)).shape[-1] == 3

@@ -18,7 +18,7 @@ CLASSES = ("lying", "upright")
 
 
 def bar(seed: int, upright: bool) -> np.ndarray:
-    """A noisy picture of a bright bar, 40 px high and 48 wide."""
+    """A noisy image of a bright bar, 40 px high and 48 wide."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[:40, :48]
     across = columns / 48 if upright else rows / 40
@@ -27,17 +27,17 @@ def bar(seed: int, upright: bool) -> np.ndarray:
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def write_pictures(folder: pathlib.Path, count: int, first: int = 0) -> None:
-    """`count` pictures of each class."""
+def write_images(folder: pathlib.Path, count: int, first: int = 0) -> None:
+    """`count` images of each class."""
     for number, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         for i in range(first, first + count):
-            picture = encode(bar(i + 1000 * number, upright=name == "upright"), "PNG")
-            (folder / name / f"{i:02d}.png").write_bytes(picture)
+            image = encode(bar(i + 1000 * number, upright=name == "upright"), "PNG")
+            (folder / name / f"{i:02d}.png").write_bytes(image)
 
 
 def train_run(photos: pathlib.Path, folder: pathlib.Path, **given: object) -> Run:
-    """A LeNet-5 that has learnt the bars, or not, within seconds."""
+    """A LeNet-5 that has learned the bars, or not, within seconds."""
     flags = {"model": "lenet5", "image_size": 16, "epochs": 6, "learning_rate": 3e-3, "batch_size": 8}
     shares = {"train_fraction": 0.5, "val_fraction": 0.2, "test_fraction": 0.3}
     config = TrainConfig(data=str(photos), run_dir=str(folder), **{**flags, **shares, **given})  # type: ignore[arg-type]
@@ -46,9 +46,9 @@ def train_run(photos: pathlib.Path, folder: pathlib.Path, **given: object) -> Ru
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """LeNet-5 at 16 px on 2 x 40 pictures of bars, 24 of them for the test."""
+    """LeNet-5 at 16 px on 2 x 40 images of bars, 24 of them for the test."""
     folder = tmp_path_factory.mktemp("evaluation")
-    write_pictures(folder / "photos", 40)
+    write_images(folder / "photos", 40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         return train_run(folder / "photos", folder / "bars", augment="basic")

@@ -1,4 +1,4 @@
-"""Reads a page of ours as a browser would: numbers with their places, pictures, and what it would fetch."""
+"""Reads a page of ours as a browser would: numbers with their places, images, and what it would fetch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Page(HTMLParser):
 
     Attributes:
         numbers: (place in the JSON file, kind, text) of every number.
-        images: addresses of all pictures.
+        images: addresses of all images.
         fetched: addresses that a browser would load from elsewhere.
         text: all text.
     """
@@ -58,12 +58,12 @@ def differing(numbers: list[tuple[str, str, str]], path: pathlib.Path) -> list[s
 
 
 def sizes(images: list[str]) -> list[tuple[int, int]]:
-    """Width and height of pictures in `data:` addresses, decoded fully."""
+    """Width and height of images in `data:` addresses, decoded fully."""
     found = []
     for address in images:
-        with Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))) as picture:
-            picture.load()
-            found.append(picture.size)
+        with Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))) as image:
+            image.load()
+            found.append(image.size)
     return found
 
 

@@ -97,7 +97,7 @@ def test_the_comparison(tmp_path: pathlib.Path) -> None:
     costs = {"parameters": 1234567, "training_seconds": 12.34, "latency_ms": 1.26}
     row = {"model": "lenet5", **shares, **costs, "f1": 0.9, "log_loss": 0.3, "brier": 0.1}
     pair = {"first": "a", "second": "b", "only_first": 9, "only_second": 1, "p_value": 0.0004}
-    comparison = {"pictures": 100, "runs": [{"name": name, **row} for name in "ab"], "pairs": [pair]}
+    comparison = {"images": 100, "runs": [{"name": name, **row} for name in "ab"], "pairs": [pair]}
     page = pathlib.Path(compare.write(comparison, str(tmp_path / "report")))
     check(look(page, tmp_path, "--window-size=1200,900"), page.with_name("comparison.json"))
     assert "a is better" in page.read_text()

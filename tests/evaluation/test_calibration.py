@@ -11,7 +11,7 @@ def test_expected_error_of_two_bins_worked_out_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
     labels = np.array([0, 0, 1, 1])
     assert calibration.expected_error(labels, probabilities) == pytest.approx(0.75 * (0.9 - 2 / 3) + 0.25 * 0.4)
-    assert [bin.pictures for bin in calibration.bins(labels, probabilities)] == [1, 3]
+    assert [bin.images for bin in calibration.bins(labels, probabilities)] == [1, 3]
 
 
 def test_full_confidence_falls_into_the_last_bin() -> None:
@@ -32,7 +32,7 @@ def test_the_temperature_that_spoilt_the_logits_is_found_again(temperature: floa
     np.testing.assert_array_equal(mended.argmax(axis=1), spoilt.argmax(axis=1))
 
 
-def test_pictures_that_do_not_determine_a_temperature() -> None:
+def test_images_that_do_not_determine_a_temperature() -> None:
     assert calibration.fit_temperature(np.array([], np.int64), np.empty((0, 2))) is None
     assert calibration.fit_temperature(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]])) is None
 

@@ -31,17 +31,17 @@ def test_a_model_no_better_than_the_largest_class_is_called_so() -> None:
     assert any("always answering “dog”" in warning for warning in said(1000, 950, train=(1, 9)))
 
 
-def test_classes_with_few_pictures_are_named() -> None:
+def test_classes_with_few_images_are_named() -> None:
     assert any("cat (5), dog (5)" in warning for warning in said(10, 0))
 
 
 def test_copies_are_counted_against_what_was_compared() -> None:
     assert caveats.of_duplicates(0, 100, 50, 50) == []
     (one,) = caveats.of_duplicates(1, 100, 50, 50)
-    assert one.startswith("1 of 100 test pictures is identical or nearly")
+    assert one.startswith("1 of 100 test images is identical or nearly")
     (some,) = caveats.of_duplicates(3, 100, 50, 80)
-    assert "(compared with 50 of the 80 training pictures)" in some
+    assert "(compared with 50 of the 80 training images)" in some
 
 
-def test_no_accuracy_is_so_high_that_no_picture_is_needed() -> None:
-    assert caveats.pictures_for(1.0, 0.01) == 384
+def test_no_accuracy_is_so_high_that_no_image_is_needed() -> None:
+    assert caveats.images_for(1.0, 0.01) == 384

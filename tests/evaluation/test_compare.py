@@ -20,19 +20,17 @@ from training.run import Run
 
 @pytest.fixture(scope="module")
 def untrained(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on the same pictures that has learnt next to nothing."""
+    """A run on the same images that has learned next to nothing."""
     folder = tmp_path_factory.mktemp("other")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         return train_run(pathlib.Path(run.config.data), folder / "untrained", epochs=1, learning_rate=1e-9)
 
 
-def test_runs_on_the_same_test_pictures(
-    run: Run, untrained: Run, assessment: Assessment, tmp_path: pathlib.Path
-) -> None:
+def test_runs_on_the_same_test_images(run: Run, untrained: Run, assessment: Assessment, tmp_path: pathlib.Path) -> None:
     comparison = compare.compare([run, untrained], batch_size=10)
     first, second = comparison["runs"]
-    assert (first["name"], second["name"], comparison["pictures"]) == ("bars", "untrained", 24)
+    assert (first["name"], second["name"], comparison["images"]) == ("bars", "untrained", 24)
     assert first["accuracy"] == assessment.numbers["accuracy"]
     assert first["parameters"] == run.details()["parameters"]
     assert first["training_seconds"] == run.details()["training_seconds"]
@@ -56,15 +54,15 @@ def test_a_single_run_is_not_a_comparison(run: Run) -> None:
         compare.compare([run], 32)
 
 
-def test_runs_with_other_test_pictures_are_refused(run: Run, tmp_path: pathlib.Path) -> None:
+def test_runs_with_other_test_images_are_refused(run: Run, tmp_path: pathlib.Path) -> None:
     other = copied(run, tmp_path / "other")
     text = pathlib.Path(other.file("splits.csv")).read_text()
     write_text(other.file("splits.csv"), text.replace(",test", ",val", 1))
-    with pytest.raises(UserError, match="same test pictures.*24 and .* with 23.*1 of them not shared"):
+    with pytest.raises(UserError, match="same test images.*24 and .* with 23.*1 of them not shared"):
         compare.compare([run, other], 32)
 
 
-def test_other_pictures_under_the_same_names_are_refused(run: Run, tmp_path: pathlib.Path) -> None:
+def test_other_images_under_the_same_names_are_refused(run: Run, tmp_path: pathlib.Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(run.config.data, photos)
     other = copied(run, tmp_path / "other")
@@ -72,17 +70,17 @@ def test_other_pictures_under_the_same_names_are_refused(run: Run, tmp_path: pat
     config["flags"]["data"] = str(photos)
     write_text(other.file("config.json"), json.dumps(config))
     other = dataclasses.replace(other, config=dataclasses.replace(other.config, data=str(photos)))
-    compare._shared_pictures([run, other])
+    compare._shared_images([run, other])
     address = run.part("test").addresses[0]
     (photos / address).write_bytes(encode(np.zeros((9, 9, 3), np.uint8), "PNG"))
     with pytest.raises(UserError, match="Not the same in .*: 1 image, such as "):
-        compare._shared_pictures([run, other])
+        compare._shared_images([run, other])
 
 
 def test_the_order_of_splits_csv_does_not_matter(run: Run, tmp_path: pathlib.Path) -> None:
     other = copied(run, tmp_path / "other")
     header, *rows = pathlib.Path(other.file("splits.csv")).read_text().splitlines()
     write_text(other.file("splits.csv"), "\n".join([header, *reversed(rows)]) + "\n")
-    first, second = compare._shared_pictures([run, other])
+    first, second = compare._shared_images([run, other])
     assert first.addresses == second.addresses
     np.testing.assert_array_equal(first.labels, second.labels)

@@ -19,11 +19,11 @@ def photograph(seed: int) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8))
 
 
-def part(pictures: list[Image.Image], quality: int = 90) -> Part:
+def part(images: list[Image.Image], quality: int = 90) -> Part:
     files = []
-    for picture in pictures:
+    for image in images:
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
+        image.save(file, "JPEG", quality=quality)
         files.append(file.getvalue())
     names = tuple(str(i) for i in range(len(files)))
     return Part(Source("x", names, as_records(files), np.zeros(len(files), np.int64), ("a", "b"), False), 32, 3)
@@ -33,7 +33,7 @@ def pairs(test: list[Image.Image], train: list[Image.Image], typical_px: float =
     return [(i, j) for i, j, _ in duplicates.compare(part(test, 40), part(train), typical_px)]
 
 
-def test_changed_copies_are_found_and_other_pictures_are_not() -> None:
+def test_changed_copies_are_found_and_other_images_are_not() -> None:
     train = [photograph(seed) for seed in range(12)]
     changed = [
         train[3],
@@ -52,8 +52,8 @@ def test_the_most_similar_pair_comes_first() -> None:
     assert pairs([noisy, train[1]], train) == [(1, 1), (0, 0)]
 
 
-def test_pictures_of_one_colour_resemble_nothing() -> None:
-    plain = [Image.new("RGB", (64, 64), colour) for colour in ("red", "red", "black")]
+def test_images_of_one_color_resemble_nothing() -> None:
+    plain = [Image.new("RGB", (64, 64), color) for color in ("red", "red", "black")]
     assert pairs(plain, plain) == []
 
 

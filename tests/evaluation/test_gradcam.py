@@ -54,7 +54,7 @@ def test_every_kind_of_convolutional_model_explains_itself_and_so_does_its_file(
     np.testing.assert_allclose(gradcam.explain(reloaded, pixels, answers), heat, atol=1e-6)
 
 
-def test_more_pictures_than_a_batch_keep_their_order() -> None:
+def test_more_images_than_a_batch_keep_their_order() -> None:
     generator = np.random.default_rng(1)
     pixels = generator.integers(0, 256, (11, 8, 8, 3), np.uint8)
     model = brightness_model()

@@ -18,7 +18,7 @@ def two_columns(scores: list[float]) -> np.ndarray:
     return np.stack([1 - np.asarray(scores), scores], axis=1)
 
 
-def test_numbers_of_five_pictures_worked_out_by_hand() -> None:
+def test_numbers_of_five_images_worked_out_by_hand() -> None:
     labels = np.array([0, 0, 1, 1, 1])
     found = metrics.classification(labels, two_columns([0.1, 0.6, 0.8, 0.3, 0.9]), NAMES)
     assert found["accuracy"] == pytest.approx(3 / 5)
@@ -65,11 +65,11 @@ def test_a_class_that_is_never_predicted_counts_with_precision_0() -> None:
 
 
 @settings(deadline=None, max_examples=100)
-@given(classes=st.integers(2, 8), pictures=st.integers(1, 30), seed=st.integers(0, 999))
-def test_the_means_of_classes_are_those_of_scikit_learn(classes: int, pictures: int, seed: int) -> None:
+@given(classes=st.integers(2, 8), images=st.integers(1, 30), seed=st.integers(0, 999))
+def test_the_means_of_classes_are_those_of_scikit_learn(classes: int, images: int, seed: int) -> None:
     """With few images, most draws lack a class among the labels, the predictions, or both."""
     generator = np.random.default_rng(seed)
-    labels, predicted = generator.integers(0, classes, (2, pictures))
+    labels, predicted = generator.integers(0, classes, (2, images))
     probabilities = np.eye(classes)[predicted] * 0.9 + 0.1 / classes
     found = metrics.classification(labels, probabilities, tuple(map(str, range(classes))))
     *wanted, _ = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
@@ -91,20 +91,20 @@ def test_top_k_comes_with_many_classes() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(classes=st.integers(2, 8), pictures=st.integers(1, 12), seed=st.integers(0, 999), sharpness=st.floats(0.01, 50))
+@given(classes=st.integers(2, 8), images=st.integers(1, 12), seed=st.integers(0, 999), sharpness=st.floats(0.01, 50))
 def test_any_part_gives_valid_json_and_agrees_with_its_confusion_matrix(
-    classes: int, pictures: int, seed: int, sharpness: float
+    classes: int, images: int, seed: int, sharpness: float
 ) -> None:
     generator = np.random.default_rng(seed)
-    logits = sharpness * generator.normal(size=(pictures, classes))
+    logits = sharpness * generator.normal(size=(images, classes))
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    labels = generator.integers(0, classes, pictures)
+    labels = generator.integers(0, classes, images)
     found = metrics.classification(labels, probabilities, tuple(map(str, range(classes))))
     json.dumps(found, allow_nan=False)
     confusion = np.asarray(found["confusion"])
-    assert confusion.sum() == pictures
-    assert found["accuracy"] == pytest.approx(np.trace(confusion) / pictures)
+    assert confusion.sum() == images
+    assert found["accuracy"] == pytest.approx(np.trace(confusion) / images)
     assert found["accuracy_low"] <= found["accuracy"] <= found["accuracy_high"]
 
 
@@ -117,7 +117,7 @@ def test_brightness_errors() -> None:
     assert metrics.brightness(np.array([0.5, 0.5]), np.array([0.4, 0.5]))["r2"] is None
 
 
-def test_mcnemar_counts_only_pictures_on_which_the_runs_differ() -> None:
+def test_mcnemar_counts_only_images_on_which_the_runs_differ() -> None:
     first = np.array([True] * 10 + [False] * 2 + [True] * 100)
     second = np.array([False] * 10 + [True] * 2 + [True] * 100)
     found = metrics.mcnemar(first, second)

@@ -67,10 +67,10 @@ def test_every_section_is_there(page: Page, assessment: Assessment) -> None:
 def test_the_numbers_are_the_test_metrics_that_training_wrote(assessment: Assessment, run: Run) -> None:
     assert assessment.numbers["accuracy"] == pytest.approx(run.test_metrics()["accuracy"], abs=1e-6)
     assert assessment.numbers["log_loss"] == pytest.approx(run.test_metrics()["loss"], abs=1e-4)
-    assert assessment.numbers["pictures"] == 24
+    assert assessment.numbers["images"] == 24
 
 
-def test_each_wrong_picture_has_a_row_to_note_its_cause(assessment: Assessment, folder: pathlib.Path) -> None:
+def test_each_wrong_image_has_a_row_to_note_its_cause(assessment: Assessment, folder: pathlib.Path) -> None:
     rows = list(csv.DictReader((folder / "errors.csv").read_text().splitlines()))
     wrong = np.flatnonzero(~assessment.predictions.correct)
     assert {row["address"] for row in rows} == {assessment.subject.part.addresses[i] for i in wrong}
@@ -79,10 +79,10 @@ def test_each_wrong_picture_has_a_row_to_note_its_cause(assessment: Assessment, 
     assert confidences == sorted(confidences, reverse=True)
 
 
-def test_other_pictures_are_matched_by_the_name_of_their_class(run: Run, tmp_path: pathlib.Path) -> None:
-    from tests.evaluation.conftest import write_pictures
+def test_other_images_are_matched_by_the_name_of_their_class(run: Run, tmp_path: pathlib.Path) -> None:
+    from tests.evaluation.conftest import write_images
 
-    write_pictures(tmp_path / "new", 3, first=500)
+    write_images(tmp_path / "new", 3, first=500)
     (tmp_path / "new" / "across").mkdir()
     (tmp_path / "new" / "across" / "0.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8), "PNG"))
     (tmp_path / "new" / "upright" / "broken.png").write_bytes(b"\x89PNG nothing more")
@@ -94,11 +94,11 @@ def test_other_pictures_are_matched_by_the_name_of_their_class(run: Run, tmp_pat
     assert "upright/broken.png" in broken
 
 
-def test_pictures_of_unknown_classes_only_are_refused(run: Run, picture_folder: pathlib.Path) -> None:
+def test_images_of_unknown_classes_only_are_refused(run: Run, image_folder: pathlib.Path) -> None:
     for name in ("lying", "upright"):
-        (picture_folder / name).rename(picture_folder / name[:2])
+        (image_folder / name).rename(image_folder / name[:2])
     with pytest.raises(runs.UserError, match="must have a class of the run: lying, upright.*Received: ly, up"):
-        assess.subject_in(run, str(picture_folder), None, "model.keras")
+        assess.subject_in(run, str(image_folder), None, "model.keras")
 
 
 def test_the_model_card_says_what_a_stranger_must_know(assessment: Assessment) -> None:
@@ -139,34 +139,34 @@ def test_the_page_names_the_kept_epoch_and_marks_it(page: Page, assessment: Asse
     assert f"kept: epoch {epoch}" in page.text
 
 
-def many_pictures(folder: pathlib.Path, classes: int, pictures: int) -> Assessment:
-    """An assessment of random answers about copies of one picture, with class names that are hard to print."""
+def many_images(folder: pathlib.Path, classes: int, images: int) -> Assessment:
+    """An assessment of random answers about copies of one image, with class names that are hard to print."""
     names = tuple(f"{i:03d} <b>&$x$ 猫 {'long' * 8}" for i in range(classes))
-    labels = np.arange(pictures) % classes
+    labels = np.arange(images) % classes
     addresses = tuple(f"{label}/{i}.png" for i, label in enumerate(labels))
-    picture = encode(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8), "JPEG")
-    source = Source("many", addresses, as_records([picture] * pictures), labels, names, False)
+    image = encode(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8), "JPEG")
+    source = Source("many", addresses, as_records([image] * images), labels, names, False)
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names))
-    runs.write_splits(str(folder), source, ["test"] * pictures, [""] * pictures)
+    runs.write_splits(str(folder), source, ["test"] * images, [""] * images)
     runs.write_history(str(folder), [{"epoch": i, "phase": "all", "loss": 1 / i, "val_loss": 1 / i} for i in (1, 2)])
     flags = {"model": "lenet5", "data": "many", "image_size": 16, "augment": "basic"}
     details = {"flags": flags, "command": "x", "parameters": 1, "versions": {}, "devices": [], "git_commit": None}
     runs.write_json(str(folder / "config.json"), {**details, "training_seconds": 1.0})
     generator = np.random.default_rng(1)
-    logits = generator.normal(size=(pictures, classes))
-    logits[np.arange(pictures), labels] += 2
+    logits = generator.normal(size=(images, classes))
+    logits[np.arange(images), labels] += 2
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     numbers = metrics.classification(labels, probabilities, names)
     numbers |= {"baseline": metrics.baseline(labels, np.ones(classes), names), "brightness": None, "temperature": None}
-    numbers |= {"pictures_of": "many", "network": "model.keras", "calibrated": None, "copies_in_training": 0}
+    numbers |= {"images_of": "many", "network": "model.keras", "calibrated": None, "copies_in_training": 0}
     part = Part(source, 16, 1)
     subject = Subject(Run.open(str(folder)), part, "many", "model.keras")
     headers = [Header("JPEG", 400, 300)] * 1000
     return Assessment(subject, Predictions(labels, probabilities), {**numbers, "warnings": []}, None, [], part, headers)
 
 
-def test_ten_thousand_pictures_of_a_hundred_classes_fit_into_ten_megabytes(tmp_path: pathlib.Path) -> None:
-    assessment = many_pictures(tmp_path, 100, 10_000)
+def test_ten_thousand_images_of_a_hundred_classes_fit_into_ten_megabytes(tmp_path: pathlib.Path) -> None:
+    assessment = many_images(tmp_path, 100, 10_000)
     model = models.build("lenet5", 100, image_size=16)
     start = time.process_time()
     path = report.write(assessment, model, str(tmp_path / "report"))

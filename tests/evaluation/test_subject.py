@@ -11,7 +11,7 @@ import pytest
 from errors import UserError
 from evaluation import assess, predictions, report
 from tests.conftest import encode
-from tests.evaluation.conftest import bar, train_run, write_pictures
+from tests.evaluation.conftest import bar, train_run, write_images
 from training.run import Part, Run
 
 
@@ -19,7 +19,7 @@ from training.run import Part, Run
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """LeNet-5 on 2 x 20 images of bars, 8 of them for validation and 12 for the test."""
     folder = tmp_path_factory.mktemp("subject")
-    write_pictures(folder / "photos", 20)
+    write_images(folder / "photos", 20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         return train_run(folder / "photos", folder / "run", augment="basic")
@@ -52,8 +52,8 @@ def assessed(run: Run, subject: assess.Subject) -> assess.Assessment:
 def test_images_that_have_moved_are_the_runs_own(trained: Run, run: Run, tmp_path: pathlib.Path, gone: None) -> None:
     found = assessed(run, assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras"))
     assert found.subject.is_own
-    assert found.numbers["pictures_of"] == f"the run's own test split, found in {tmp_path / 'photos'}"
-    assert found.numbers["pictures"] == 12
+    assert found.numbers["images_of"] == f"the run's own test split, found in {tmp_path / 'photos'}"
+    assert found.numbers["images"] == 12
     assert found.numbers["accuracy"] == pytest.approx(run.test_metrics()["accuracy"])
     assert len(found.subject.val or ()) == 8 and len(found.train or ()) == 20
     assert not any("images" in warning for warning in found.subject.notes)
@@ -89,10 +89,10 @@ def test_other_images_with_the_same_addresses_are_other_images(run: Run, tmp_pat
 
 
 def test_other_images_are_judged_without_the_runs_own(run: Run, tmp_path: pathlib.Path, gone: None) -> None:
-    write_pictures(tmp_path / "new", 5, first=700)
+    write_images(tmp_path / "new", 5, first=700)
     subject = assess.subject_in(run, str(tmp_path / "new"), None, "model.keras")
     found = assessed(run, subject)
-    assert not subject.is_own and found.numbers["pictures"] == 10
+    assert not subject.is_own and found.numbers["images"] == 10
     assert found.numbers["baseline"]["class"] == "lying", "chosen by splits.csv"
     assert (found.numbers["temperature"], found.numbers["copies_in_training"]) == (None, None)
     assert subject.notes == (
@@ -107,7 +107,7 @@ def test_other_images_are_judged_without_the_runs_own(run: Run, tmp_path: pathli
 def test_training_images_among_the_others_are_known_by_their_checksum(
     run: Run, tmp_path: pathlib.Path, gone: None
 ) -> None:
-    write_pictures(tmp_path / "new", 5, first=700)
+    write_images(tmp_path / "new", 5, first=700)
     for i, address in enumerate(addresses(run, "train")[:3]):
         shutil.copy(tmp_path / "photos" / address, tmp_path / "new" / pathlib.Path(address).parent / f"known{i}.png")
     *_, note = assess.subject_in(run, str(tmp_path / "new"), None, "model.keras").notes
@@ -120,7 +120,7 @@ def test_deleted_validation_images_do_not_stop_an_evaluation(run: Run, tmp_path:
     subject = assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
     assert subject.is_own
     assert subject.notes == ("Calibration used the 6 validation images that are left; 2 are missing.",)
-    assert assessed(run, subject).numbers["pictures"] == 12
+    assert assessed(run, subject).numbers["images"] == 12
 
 
 def test_deleted_training_images_do_not_either(run: Run, tmp_path: pathlib.Path) -> None:

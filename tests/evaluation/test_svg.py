@@ -34,7 +34,7 @@ def all_figures() -> dict[str, plots.Figure]:
     }
 
 
-def test_figures_use_only_the_colours_of_the_style_sheet() -> None:
+def test_figures_use_only_the_colors_of_the_style_sheet() -> None:
     for name, figure in all_figures().items():
         drawing = str(svg.from_figure(figure, name))
         assert set(re.findall(r"#[0-9a-fA-F]{6}\b", drawing)) <= {"#000000"}, name
@@ -76,9 +76,9 @@ def test_the_shared_style_of_matplotlib_is_left_alone() -> None:
 
 def test_thumbnails_are_small_and_keep_their_shape() -> None:
     tall = encode(np.zeros((800, 200, 3), np.uint8))
-    grey = encode(np.zeros((30, 60), np.uint8), "PNG")
-    assert sizes([svg.thumbnail(tall), svg.thumbnail(grey)]) == [(44, 176), (60, 30)]
-    assert svg.thumbnail(b"no picture") == ""
+    gray = encode(np.zeros((30, 60), np.uint8), "PNG")
+    assert sizes([svg.thumbnail(tall), svg.thumbnail(gray)]) == [(44, 176), (60, 30)]
+    assert svg.thumbnail(b"no image") == ""
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,4 +1,4 @@
-"""Weights and pixels that depend on names and shapes only, not on Keras's initialisers or on the order of building."""
+"""Weights and pixels that depend on names and shapes only, not on Keras's initializers or on the order of building."""
 
 from __future__ import annotations
 

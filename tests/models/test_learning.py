@@ -68,7 +68,7 @@ def test_a_step_of_adam_moves_a_unit_as_far_whatever_the_size_of_the_image(image
     kernel = backbone.get_layer("hidden1").kernel
     kernel.assign_add(np.full(kernel.shape, 1e-3, "float32") * np.sign(batch[:1].reshape(-1, 1)))
 
-    # The unit sees 768 numbers, or as much as 1,024, of 0.5 in the mean; He initialisation doubles their variance.
+    # The unit sees 768 numbers, or as much as 1,024, of 0.5 in the mean; He initialization doubles their variance.
     moved = np.abs(before_relu(batch)[0] - before[0])
     assert 0.3 < moved.max() < 0.6
     assert 0.7 < before.std() < 0.95

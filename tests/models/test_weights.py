@@ -59,7 +59,7 @@ def test_every_layout_fills_the_backbone(kind, filled, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["whole.weights.h5", "run.keras"])
-def test_the_head_comes_too_when_asked_for_also_beside_an_optimisers_state(kind, tmp_path):
+def test_the_head_comes_too_when_asked_for_also_beside_an_optimizers_state(kind, tmp_path):
     source, model = models.build("lenet5", 2), models.build("lenet5", 2)
     source.compile(optimizer="adam", loss="mse")
     source.fit(pixels(2, 32, 1), np.zeros((2, 1)), verbose=0)

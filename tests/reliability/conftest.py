@@ -52,6 +52,6 @@ def tiny_disk(tmp_path: pathlib.Path) -> Iterator[Callable[[int], TinyDisk]]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """15 pictures of two classes each, the same for all tests of a file."""
-    return write_photos(tmp_path_factory.mktemp("pictures") / "photos", 15)
+def images(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """15 images of two classes each, the same for all tests of a file."""
+    return write_photos(tmp_path_factory.mktemp("images") / "photos", 15)

@@ -122,7 +122,7 @@ class Undisturbed:
     Attributes:
         result: fingerprint of what it ends with.
         seconds: from its start to its end.
-        saves: checkpoints on the way, one a step and one a batch of features.
+        saves: checkpoints on the way, one per step and one per batch of features.
     """
 
     result: str
@@ -252,7 +252,7 @@ def _history(place: pathlib.Path) -> list[dict[str, str]]:
 def _fingerprint(place: pathlib.Path) -> str:
     """A hash of all arrays of the best model, of the history but for its seconds, and of the test metrics."""
     digest = hashlib.sha256()
-    # The bytes of the file also hold names such as adam_1, which count the optimisers that the process has made.
+    # The bytes of the file also hold names such as adam_1, which count the optimizers that the process has made.
     for name, values in weights(place).items():
         digest.update(f"{name} {values.shape} {values.dtype}".encode() + values.tobytes())
     for row in _history(place):

@@ -1,6 +1,6 @@
-"""Gives `predict.py`'s reader mutated pictures: `python -m tests.reliability.mutants --data=photos/ --pictures=10000`.
+"""Gives `predict.py`'s reader mutated images: `python -m tests.reliability.mutants --data=photos/ --images=10000`.
 
-Every file gets a label or an error of its own, and memory doesn't grow. One table: what was done to the pictures, how
+Every file gets a label or an error of its own, and memory doesn't grow. One table: what was done to the images, how
 many got a label, how many an error.
 """
 
@@ -56,11 +56,11 @@ MUTATIONS: dict[str, _Mutation] = {
 def main(argv: list[str]) -> int:
     """Prints the table; 1 when a file is without an answer or memory has grown."""
     options = flags.FLAGS
-    originals = [path.read_bytes() for path in _pictures(options.data)]
+    originals = [path.read_bytes() for path in _images(options.data)]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         run = _train(folder)
-        kinds = write(pathlib.Path(folder, "mutants"), originals, options.pictures, options.seed)
+        kinds = write(pathlib.Path(folder, "mutants"), originals, options.images, options.seed)
         answers, growth = _predict(run, pathlib.Path(folder, "mutants"))
     wrong = report(kinds, answers)
     print(f"Resident memory in the second half: {growth:+.1%} (limit: {_LARGEST_GROWTH:+.0%}).")
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
 
 
 def write(place: pathlib.Path, originals: list[bytes], count: int, seed: int) -> dict[str, str]:
-    """Writes `count` mutated pictures below `place`, the same for the same seed; gives what was done to each."""
+    """Writes `count` mutated images below `place`, the same for the same seed; gives what was done to each."""
     generator = random.Random(seed)
     place.mkdir()
     kinds = {}
@@ -94,11 +94,11 @@ def report(kinds: dict[str, str], answers: dict[str, dict[str, str]]) -> int:
     return sum(count for (_, outcome), count in counts.items() if outcome == "wrong")
 
 
-def _pictures(data: str) -> list[pathlib.Path]:
-    """Also pictures of the other formats, made from the first of the folder."""
+def _images(data: str) -> list[pathlib.Path]:
+    """Also images of the other formats, made from the first of the folder."""
     found = sorted(path for path in pathlib.Path(data).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not found:
-        raise UserError(f"--data must be a folder of .jpg or .png pictures. Received: --data={data}, which has none.")
+        raise UserError(f"--data must be a folder of .jpg or .png images. Received: --data={data}, which has none.")
     return found[:: max(1, len(found) // 200)]
 
 
@@ -146,7 +146,7 @@ def _watch(process: subprocess.Popen) -> list[int]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", None, "Folder of the pictures to mutate.", required=True)
-    flags.DEFINE_integer("pictures", 10_000, "How many mutated pictures.", lower_bound=1)
+    flags.DEFINE_string("data", None, "Folder of the images to mutate.", required=True)
+    flags.DEFINE_integer("images", 10_000, "How many mutated images.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Decides the mutations.")
     app.run(exits_with_message(main))

@@ -21,7 +21,7 @@ import models
 from errors import UserError
 from evaluation import assess, compare, prediction_rows, predictions
 from serving import export
-from tests.evaluation.conftest import train_run, write_pictures
+from tests.evaluation.conftest import train_run, write_images
 from training import best, fit
 from training.run import Run
 
@@ -32,7 +32,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of two epochs on 40 images."""
     folder = tmp_path_factory.mktemp("damaged")
-    write_pictures(folder / "photos", 20)
+    write_images(folder / "photos", 20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         return train_run(folder / "photos", folder / "run", epochs=2)

@@ -86,10 +86,10 @@ def test_a_read_only_disk(tiny_disk: Disk, fitted: keras.Model, name: str) -> No
 
 
 def test_a_training_goes_on_after_its_disk_was_full(
-    tiny_disk: Disk, pictures: pathlib.Path, tmp_path: pathlib.Path
+    tiny_disk: Disk, images: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """With the bits of a training that always had room."""
-    wanted = config(pictures, "roomy", model="lenet5")
+    wanted = config(images, "roomy", model="lenet5")
     code, log = children.train(wanted)
     assert code == 0, log
     disk = tiny_disk(4000)
@@ -120,16 +120,14 @@ witness.insert(witness.AtSteps(fill))
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_a_run_folder_that_cannot_be_written_leaves_nothing(
-    tiny_disk: Disk, pictures: pathlib.Path, full: bool
-) -> None:
+def test_a_run_folder_that_cannot_be_written_leaves_nothing(tiny_disk: Disk, images: pathlib.Path, full: bool) -> None:
     disk = tiny_disk(100)
     if full:
         disk.fill()
     else:
         disk.make_read_only()
-    wanted = dataclasses.replace(config(pictures, "x", model="lenet5"), run_dir=str(disk.path / "run"))
-    log = pathlib.Path(f"{pictures.parent / 'refused'}")
+    wanted = dataclasses.replace(config(images, "x", model="lenet5"), run_dir=str(disk.path / "run"))
+    log = pathlib.Path(f"{images.parent / 'refused'}")
     code, text = children.train(wanted, log=log)
     assert code == 2 and "Traceback" not in text, text
     assert "can't be written: the " in text
@@ -146,9 +144,9 @@ def test_a_run_folder_that_cannot_be_written_leaves_nothing(
     ],
 )
 def test_a_report_or_an_export_on_a_full_disk(
-    tiny_disk: Disk, pictures: pathlib.Path, tmp_path: pathlib.Path, command: str
+    tiny_disk: Disk, images: pathlib.Path, tmp_path: pathlib.Path, command: str
 ) -> None:
-    wanted = dataclasses.replace(config(pictures, "", model="lenet5", epochs=1), run_dir=str(tmp_path / "run"))
+    wanted = dataclasses.replace(config(images, "", model="lenet5", epochs=1), run_dir=str(tmp_path / "run"))
     code, log = children.train(wanted)
     assert code == 0, log
     disk = tiny_disk(4000)
@@ -164,12 +162,12 @@ def test_a_report_or_an_export_on_a_full_disk(
 
 
 def test_a_full_cache_is_said_before_anything_is_mapped(
-    tiny_disk: Disk, pictures: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tiny_disk: Disk, images: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writing through a map of a file with holes would end in a bus error, without a word."""
     disk = tiny_disk(100)
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk.path))
-    source = load(str(pictures))
+    source = load(str(images))
     with pytest.raises(UserError, match="the disk is full.*point XDG_CACHE_HOME to another folder"):
         keep_decoded(Files(source, 64, 3), ["x"] * len(source), "disk")
     assert not list(disk.path.rglob("*.npy"))
@@ -201,7 +199,7 @@ _MAKE_READ_ONLY = "subprocess.run(['mount', '-o', 'remount,ro', cache], check=Tr
 )
 def test_a_cache_that_goes_away(
     tiny_disk: Disk,
-    pictures: pathlib.Path,
+    images: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     act: str,
@@ -209,8 +207,8 @@ def test_a_cache_that_goes_away(
     expected_code: int,
 ) -> None:
     """The run ends with the bits of an undisturbed one, if need be after a message and with another cache."""
-    given = {"model": "lenet5", "epochs": 2, "weights": start_from(pictures)["weights"], "freeze": True}
-    wanted = dataclasses.replace(config(pictures, "", **given), run_dir=str(tmp_path / "whole"))
+    given = {"model": "lenet5", "epochs": 2, "weights": start_from(images)["weights"], "freeze": True}
+    wanted = dataclasses.replace(config(images, "", **given), run_dir=str(tmp_path / "whole"))
     code, log = children.train(wanted)
     assert code == 0, log
     monkeypatch.setenv("XDG_CACHE_HOME", str(tiny_disk(4000).path))
@@ -246,17 +244,17 @@ def test_unfinished_tables_make_room_for_others(tiny_disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "cut off", "emptied"])
-def test_a_picture_that_changes_while_it_is_needed(picture_folder: pathlib.Path, how: str) -> None:
+def test_an_image_that_changes_while_it_is_needed(image_folder: pathlib.Path, how: str) -> None:
     """After the scan, which comes before config.json, and with nothing cached, so that each epoch reads it again."""
-    wanted = config(picture_folder, "changing", model="lenet5", cache="none", deterministic=False, epochs=10_000)
+    wanted = config(image_folder, "changing", model="lenet5", cache="none", deterministic=False, epochs=10_000)
     record = pathlib.Path(wanted.run_dir or "", "config.json")
 
     def change() -> None:
         while not record.exists():
             time.sleep(0.01)
-        for picture in picture_folder.rglob("*.jpg"):
-            content = picture.read_bytes()
-            picture.unlink() if how == "deleted" else picture.write_bytes(content[:400] if how == "cut off" else b"")
+        for image in image_folder.rglob("*.jpg"):
+            content = image.read_bytes()
+            image.unlink() if how == "deleted" else image.write_bytes(content[:400] if how == "cut off" else b"")
 
     changing = threading.Thread(target=change, daemon=True)
     changing.start()

@@ -23,10 +23,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="module")
-def straight(pictures: pathlib.Path, cache: None) -> Case:
+def straight(images: pathlib.Path, cache: None) -> Case:
     """Augmented, with dropout and Adam's moments, three epochs of three steps."""
     given = {"model": "squeezenet", "augment": "full", "weights": "none", "epochs": 3}
-    return undisturbed(config(pictures, "straight", **given))
+    return undisturbed(config(images, "straight", **given))
 
 
 def extended(wanted: TrainConfig, **changes: object) -> str:
@@ -51,10 +51,10 @@ def test_more_epochs_give_the_bits_of_a_run_that_had_them_at_once(straight: Case
     assert run.config.epochs == 3 and run.details()["continued_by"] == [""]
 
 
-def test_fine_tuning_can_be_added_and_prolonged(pictures: pathlib.Path, cache: None) -> None:
-    given = start_from(pictures) | {"model": "lenet5", "learning_rate": 0.3, "epochs": 3}
-    straight = undisturbed(config(pictures, "tuned", **given))
-    wanted = config(pictures, "tuned-later", **given | {"fine_tune_epochs": 0})
+def test_fine_tuning_can_be_added_and_prolonged(images: pathlib.Path, cache: None) -> None:
+    given = start_from(images) | {"model": "lenet5", "learning_rate": 0.3, "epochs": 3}
+    straight = undisturbed(config(images, "tuned", **given))
+    wanted = config(images, "tuned-later", **given | {"fine_tune_epochs": 0})
     code, log = children.train(wanted)
     assert code == 0, log
     assert "Fine-tuning begins from" in extended(wanted, fine_tune_epochs=1)
@@ -62,10 +62,10 @@ def test_fine_tuning_can_be_added_and_prolonged(pictures: pathlib.Path, cache: N
     compare(straight, Run.open(wanted.run_dir or ""))
 
 
-def test_early_stopping_stays_the_end_until_it_is_changed(pictures: pathlib.Path, cache: None) -> None:
+def test_early_stopping_stays_the_end_until_it_is_changed(images: pathlib.Path, cache: None) -> None:
     """A learning rate at which nothing changes: no epoch is better than the first."""
     given = {"model": "lenet5", "learning_rate": 1e-12, "early_stopping": 1}
-    wanted = config(pictures, "stalled", epochs=4, **given)
+    wanted = config(images, "stalled", epochs=4, **given)
     code, log = children.train(wanted)
     assert code == 0 and "Early stopping: no epoch after number 2 of 4" in log, log
     log = extended(wanted, epochs=5)
@@ -74,11 +74,11 @@ def test_early_stopping_stays_the_end_until_it_is_changed(pictures: pathlib.Path
     assert len(Run.open(wanted.run_dir or "").history()) == 3
 
 
-def test_a_cosine_is_stretched_over_all_epochs(pictures: pathlib.Path, cache: None) -> None:
+def test_a_cosine_is_stretched_over_all_epochs(images: pathlib.Path, cache: None) -> None:
     """Each epoch after the resume has the learning rate that it has in a run of so many epochs."""
     given = {"model": "lenet5", "learning_rate_schedule": "cosine"}
-    straight = undisturbed(config(pictures, "cosine", epochs=4, **given))
-    wanted = config(pictures, "cosine-later", epochs=2, **given)
+    straight = undisturbed(config(images, "cosine", epochs=4, **given))
+    wanted = config(images, "cosine-later", epochs=2, **given)
     code, log = children.train(wanted)
     assert code == 0, log
     extended(wanted, epochs=4)

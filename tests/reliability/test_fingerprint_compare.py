@@ -19,8 +19,8 @@ def stored(path: pathlib.Path, arrays: dict[str, np.ndarray], items: dict) -> pa
 def old(tmp_path: pathlib.Path) -> pathlib.Path:
     arrays = {"layers/dense/vars/0": np.ones((2, 3), np.float32), "layers/dense/vars/1": np.zeros(3, np.float32)}
     items = {
-        "report": {"pictures": 4, "accuracy": 0.5, "classes": [{"name": "cat"}]},
-        "predictions": [{"picture": "a"}],
+        "report": {"images": 4, "accuracy": 0.5, "classes": [{"name": "cat"}]},
+        "predictions": [{"image": "a"}],
     }
     return stored(tmp_path / "old.json", arrays, items)
 

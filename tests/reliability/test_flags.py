@@ -82,11 +82,11 @@ def test_every_flag_says_what_it_takes() -> None:
     assert len(FIELDS) <= 31, "about thirty is the most that anybody reads"
 
 
-def _command(generator: random.Random, pictures: pathlib.Path, place: pathlib.Path) -> list[str]:
+def _command(generator: random.Random, images: pathlib.Path, place: pathlib.Path) -> list[str]:
     """Mostly right, now and then wrong: so that some train and others are refused at different depths."""
     some: dict[str, list[str]] = {
         "model": ["lenet5", "bn_mlp", "plain_mlp", "multitask", "resnet5"],
-        "data": [str(pictures)] * 6 + ["nowhere", "no/where", "digits.csv"],
+        "data": [str(images)] * 6 + ["nowhere", "no/where", "digits.csv"],
         "image_size": ["8", "16", "32", "5"],
         "epochs": ["1", "1", "0"],
         "batch_size": ["1", "7", "1000", "-3"],
@@ -119,9 +119,9 @@ def _command(generator: random.Random, pictures: pathlib.Path, place: pathlib.Pa
 
 
 @pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 40))])
-def test_real_command_lines(pictures: pathlib.Path, tmp_path: pathlib.Path, seed: int) -> None:
+def test_real_command_lines(images: pathlib.Path, tmp_path: pathlib.Path, seed: int) -> None:
     place = tmp_path / "run"
-    command = _command(random.Random(seed), pictures, place)
+    command = _command(random.Random(seed), images, place)
     answer = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *command], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )

@@ -272,7 +272,7 @@ def test_damaged_saved_models(tmp_path: pathlib.Path, damage: str) -> None:
         saved_models.load(str(tmp_path / "1"))
 
 
-def test_mutated_pictures_get_a_label_or_an_error_each(tmp_path: pathlib.Path) -> None:
+def test_mutated_images_get_a_label_or_an_error_each(tmp_path: pathlib.Path) -> None:
     """Of all formats; `python -m tests.reliability.mutants` gives ten thousand photographs to the real script."""
     kinds = mutants.write(tmp_path / "mutants", [content for content, *_ in GOOD.values()], 400, seed=7)
     paths = prediction_rows.find([str(tmp_path / "mutants")])

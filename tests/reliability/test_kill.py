@@ -31,10 +31,10 @@ class Case:
     test: dict[str, float]
 
 
-def config(pictures: pathlib.Path, name: str, **given: object) -> TrainConfig:
-    standard = {"data": str(pictures), "batch_size": 8, "learning_rate": 1e-3, "image_size": 32, "epochs": 2}
+def config(images: pathlib.Path, name: str, **given: object) -> TrainConfig:
+    standard = {"data": str(images), "batch_size": 8, "learning_rate": 1e-3, "image_size": 32, "epochs": 2}
     standard |= {"train_fraction": 0.6, "val_fraction": 0.2, "test_fraction": 0.2}
-    standard |= {"deterministic": True, "checkpoint_minutes": 0.0, "run_dir": str(pictures.parent / name)}
+    standard |= {"deterministic": True, "checkpoint_minutes": 0.0, "run_dir": str(images.parent / name)}
     return TrainConfig(**(standard | given))  # type: ignore[arg-type]
 
 
@@ -50,14 +50,14 @@ def _lasting(run: Run) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def from_scratch(pictures: pathlib.Path, cache: None) -> Case:
+def from_scratch(images: pathlib.Path, cache: None) -> Case:
     """Augmented, and with dropout: the order, the views and the units dropped must all go on where they were."""
-    return undisturbed(config(pictures, "scratch", model="squeezenet", augment="full", weights="none"))
+    return undisturbed(config(images, "scratch", model="squeezenet", augment="full", weights="none"))
 
 
-def start_from(pictures: pathlib.Path) -> dict:
+def start_from(images: pathlib.Path) -> dict:
     """A head on the frozen backbone of a network that somebody has trained, as far as the program knows."""
-    path = str(pictures.parent / "lenet5.weights.h5")
+    path = str(images.parent / "lenet5.weights.h5")
     if not os.path.exists(path):
         keras.utils.set_random_seed(1)
         models.build("lenet5", 2, image_size=32).save_weights(path)
@@ -65,10 +65,10 @@ def start_from(pictures: pathlib.Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def two_phases(pictures: pathlib.Path, cache: None) -> Case:
-    """A head on stored features of random views, then everything; both with a step size that falls."""
-    given = start_from(pictures) | {"learning_rate_schedule": "cosine", "augment": "basic", "augmented_views": 2}
-    return undisturbed(config(pictures, "phases", model="lenet5", early_stopping=1, epochs=3, **given))
+def two_phases(images: pathlib.Path, cache: None) -> Case:
+    """A head on stored features of random views, then everything; both with a learning rate that falls."""
+    given = start_from(images) | {"learning_rate_schedule": "cosine", "augment": "basic", "augmented_views": 2}
+    return undisturbed(config(images, "phases", model="lenet5", early_stopping=1, epochs=3, **given))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_killed_at_any_moment(from_scratch: Case, attempt: int) -> None:
 
 @pytest.mark.parametrize("attempt", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 6))])
 def test_killed_while_features_are_computed(two_phases: Case, attempt: int) -> None:
-    """Three batches of each of two views, then one of the pictures to validate on; the cache is empty at first."""
+    """Three batches of each of two views, then one of the images to validate on; the cache is empty at first."""
     generator = random.Random(200 + attempt)
     wanted = dataclasses.replace(two_phases.config, run_dir=f"{two_phases.config.run_dir}-features{attempt}")
     done = 0
@@ -138,7 +138,7 @@ def test_killed_while_features_are_computed(two_phases: Case, attempt: int) -> N
         done += at - 1
     code, log = children.train(_as_resumed(wanted))
     assert code == 0, log
-    # Seven batches, and 18 decoded pictures to fine-tune on lie in memory.
+    # Seven batches, and 18 decoded images to fine-tune on lie in memory.
     assert log.count(PREPARED) == 7 - done
     assert ("Going on with features for training" in log) == (0 < done < 6)
     compare(two_phases, Run.open(wanted.run_dir or ""))

@@ -40,6 +40,6 @@ def test_no_file_is_left_open_and_memory_stays() -> None:
 
 
 @pytest.mark.slow
-def test_each_mutated_picture_has_an_answer(picture_folder: pathlib.Path) -> None:
-    done = run("mutants", f"--data={picture_folder}", "--pictures=2000")
+def test_each_mutated_image_has_an_answer(image_folder: pathlib.Path) -> None:
+    done = run("mutants", f"--data={image_folder}", "--images=2000")
     assert done.returncode == 0, done.stdout + done.stderr

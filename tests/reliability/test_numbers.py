@@ -40,10 +40,10 @@ def poison(monkeypatch: pytest.MonkeyPatch, value: float, at_step: int) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_the_run(
-    pictures: pathlib.Path, monkeypatch: pytest.MonkeyPatch, value: float
+    images: pathlib.Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     poison(monkeypatch, value, at_step=5)
-    wanted = config(pictures, f"poisoned-{value}", model="lenet5", deterministic=False)
+    wanted = config(images, f"poisoned-{value}", model="lenet5", deterministic=False)
     with pytest.raises(UserError) as caught:
         train(wanted, command="")
     message = str(caught.value)
@@ -85,9 +85,9 @@ def test_a_validation_loss_that_is_no_number_stops_before_anything_is_kept(tmp_p
         guard.on_epoch_end(0, {"loss": 0.2, "val_loss": math.nan})
 
 
-def test_float16_overflow_is_survived_or_said(pictures: pathlib.Path) -> None:
+def test_float16_overflow_is_survived_or_said(images: pathlib.Path) -> None:
     """Keras scales the loss, and leaves out the steps whose gradients overflow."""
-    wanted = config(pictures, "half", model="bn_mlp", precision="mixed_float16", deterministic=False)
+    wanted = config(images, "half", model="bn_mlp", precision="mixed_float16", deterministic=False)
     try:
         run = train(wanted, command="")
     finally:
@@ -105,7 +105,7 @@ def test_a_batch_that_misses_a_class() -> None:
         assert float(loss) == pytest.approx(math.log(classes))
 
 
-def test_a_test_part_of_one_picture_a_class(tmp_path: pathlib.Path) -> None:
+def test_a_test_part_of_one_image_a_class(tmp_path: pathlib.Path) -> None:
     root = tmp_path / "photos"
     for name in ("lying", "upright"):
         (root / name).mkdir(parents=True)
@@ -117,14 +117,14 @@ def test_a_test_part_of_one_picture_a_class(tmp_path: pathlib.Path) -> None:
     assert run.test_metrics()["accuracy"] in (0.0, 0.5, 1.0)
 
 
-def test_pictures_of_one_colour_train_without_nonsense(tmp_path: pathlib.Path) -> None:
-    """Nearly identical: each picture one shade of grey, so that BatchNorm sees hardly any variance."""
+def test_images_of_one_color_train_without_nonsense(tmp_path: pathlib.Path) -> None:
+    """Nearly identical: each image one shade of gray, so that BatchNorm sees hardly any variance."""
     root = tmp_path / "photos"
     for label, name in enumerate(("dark", "light")):
         (root / name).mkdir(parents=True)
         for i in range(10):
             (root / name / f"{i}.png").write_bytes(encode(np.full((8, 8 + i, 3), 120 + label, np.uint8), "PNG"))
-    run = train(config(root, "grey", model="bn_mlp", deterministic=False, image_size=8), command="")
+    run = train(config(root, "gray", model="bn_mlp", deterministic=False, image_size=8), command="")
     assert all(math.isfinite(float(value)) for row in run.history() for value in (row["loss"], row["val_loss"]))
     assert 0 <= run.test_metrics()["accuracy"] <= 1
 
@@ -141,9 +141,9 @@ def test_a_worse_epoch_after_a_resume_does_not_replace_a_better_model(tmp_path: 
 
 
 def test_the_best_value_survives_a_resume_without_a_checkpoint(
-    pictures: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    images: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = config(pictures, "best", model="lenet5", checkpoint_minutes=600.0, epochs=3, deterministic=False)
+    wanted = config(images, "best", model="lenet5", checkpoint_minutes=600.0, epochs=3, deterministic=False)
 
     class Killed(BaseException):
         pass

@@ -34,9 +34,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
         pytest.param(signal.SIGTERM, 6, marks=pytest.mark.slow, id="SIGTERM at the last step of all"),
     ],
 )
-def test_a_signal_stops_after_the_step_and_saves(pictures: pathlib.Path, number: signal.Signals, step: int) -> None:
+def test_a_signal_stops_after_the_step_and_saves(images: pathlib.Path, number: signal.Signals, step: int) -> None:
     name = f"stopped-{number.name}-{step}"
-    wanted = config(pictures, name, model="lenet5", checkpoint_minutes=600.0, deterministic=False)
+    wanted = config(images, name, model="lenet5", checkpoint_minutes=600.0, deterministic=False)
     code, log = children.train(wanted, Fate(signal_at=step, signal_number=number))
     assert code == 128 + number and "Traceback" not in log, log
     epoch, left = (step - 1) // 3, (step - 1) % 3 + 1
@@ -55,10 +55,10 @@ def test_a_signal_stops_after_the_step_and_saves(pictures: pathlib.Path, number:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("batch", [2, pytest.param(5, marks=pytest.mark.slow)])
-def test_a_signal_during_the_validation(pictures: pathlib.Path, number: signal.Signals, batch: int) -> None:
+def test_a_signal_during_the_validation(images: pathlib.Path, number: signal.Signals, batch: int) -> None:
     """Of three batches each, after nine steps; the whole validation is made again, and every bit is the same."""
     given = {"model": "squeezenet", "augment": "full", "weights": "none", "batch_size": 2}
-    wanted = config(pictures, f"validating-{number.name}-{batch}", checkpoint_minutes=600.0, **given)
+    wanted = config(images, f"validating-{number.name}-{batch}", checkpoint_minutes=600.0, **given)
     code, log = children.train(wanted, Fate(signal_at=batch, point=VALIDATED, signal_number=number))
     epoch = (batch - 1) // 3
     assert code == 128 + number and "Traceback" not in log, log
@@ -67,32 +67,32 @@ def test_a_signal_during_the_validation(pictures: pathlib.Path, number: signal.S
     code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
     assert code == 0, log
     assert (log.count(STEP), log.count(VALIDATED)) == (9 * (1 - epoch), 3 * (2 - epoch))
-    compare(undisturbed(config(pictures, f"valid-{number.name}-{batch}", **given)), Run.open(wanted.run_dir or ""))
+    compare(undisturbed(config(images, f"valid-{number.name}-{batch}", **given)), Run.open(wanted.run_dir or ""))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "frozen", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["features", "decoded pixels"]
 )
-def test_a_signal_while_pictures_are_prepared(pictures: pathlib.Path, number: signal.Signals, frozen: bool) -> None:
-    given = start_from(pictures) | {"freeze": frozen, "fine_tune_epochs": 0, "cache": "disk", "model": "lenet5"}
-    wanted = config(pictures, f"preparing-{number.name}-{frozen}", checkpoint_minutes=600.0, **given)
-    # One batch of decoded pictures is all that there are.
+def test_a_signal_while_images_are_prepared(images: pathlib.Path, number: signal.Signals, frozen: bool) -> None:
+    given = start_from(images) | {"freeze": frozen, "fine_tune_epochs": 0, "cache": "disk", "model": "lenet5"}
+    wanted = config(images, f"preparing-{number.name}-{frozen}", checkpoint_minutes=600.0, **given)
+    # One batch of decoded images is all that there are.
     at = 2 if frozen else 1
     code, log = children.train(wanted, Fate(signal_at=at, point=PREPARED, signal_number=number))
     assert code == 128 + number and "Traceback" not in log, log
-    assert f"Stopped by {number.name} while pictures were being prepared; what of it is on the disk is kept. Go" in log
+    assert f"Stopped by {number.name} while images were being prepared; what of it is on the disk is kept. Go" in log
     assert f"train.py --resume --run_dir={wanted.run_dir}" in log and STEP not in log
     code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
     assert code == 0, log
     if frozen:
         assert "Going on with features for training: 16 of 18 are there." in log
-    # Of training three batches, of validation one, of the test one; where pictures are decoded, the test needs none.
+    # Of training three batches, of validation one, of the test one; where images are decoded, the test needs none.
     assert log.count(PREPARED) == (5 if frozen else 2) - at
 
 
-def test_a_signal_during_the_test(pictures: pathlib.Path) -> None:
-    wanted = config(pictures, "testing", model="lenet5", checkpoint_minutes=600.0, deterministic=False)
+def test_a_signal_during_the_test(images: pathlib.Path) -> None:
+    wanted = config(images, "testing", model="lenet5", checkpoint_minutes=600.0, deterministic=False)
     stop = """
 import os, signal
 import keras
@@ -109,12 +109,12 @@ keras.Model.evaluate = evaluate
     assert code == 0 and STEP not in log, log
 
 
-def test_the_command_line(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_command_line(images: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """The real script, by the same command line again and again, as a scheduler starts it: from what a killed start
     has left, stopped, by a second process, with other flags; then with more epochs.
     """
     place = tmp_path / "run"
-    flags = [f"--data={pictures}", f"--run_dir={place}", "--model=lenet5", "--image_size=32", "--learning_rate=1e-3"]
+    flags = [f"--data={images}", f"--run_dir={place}", "--model=lenet5", "--image_size=32", "--learning_rate=1e-3"]
     flags += ["--train_fraction=0.6", "--val_fraction=0.2", "--test_fraction=0.2", "--checkpoint_minutes=0"]
     place.mkdir()
     (place / "splits.csv").write_text("half")
@@ -136,9 +136,9 @@ def test_the_command_line(pictures: pathlib.Path, tmp_path: pathlib.Path) -> Non
     assert answer.returncode == 2 and "holds a run already" in answer.stderr
 
 
-def test_one_command_line_starts_trains_on_and_ends(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_one_command_line_starts_trains_on_and_ends(images: pathlib.Path, tmp_path: pathlib.Path) -> None:
     place = tmp_path / "run"
-    flags = ["--resume", f"--data={pictures}", f"--run_dir={place}", "--model=lenet5", "--image_size=32"]
+    flags = ["--resume", f"--data={images}", f"--run_dir={place}", "--model=lenet5", "--image_size=32"]
     flags += ["--train_fraction=0.6", "--val_fraction=0.2", "--test_fraction=0.2"]
     for epochs in (1, 2):
         answer = _train(*flags, f"--epochs={epochs}")
@@ -150,11 +150,11 @@ def test_one_command_line_starts_trains_on_and_ends(pictures: pathlib.Path, tmp_
 
 
 def test_a_lost_terminal_stops_a_training_that_nohup_does_not_protect(
-    pictures: pathlib.Path, tmp_path: pathlib.Path
+    images: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """The terminal really goes: it hangs up, and whatever is printed from then on fails."""
     place = tmp_path / "run"
-    flags = [f"--data={pictures}", f"--run_dir={place}", "--model=lenet5", "--epochs=100000", "--image_size=32"]
+    flags = [f"--data={images}", f"--run_dir={place}", "--model=lenet5", "--epochs=100000", "--image_size=32"]
     command = [sys.executable, str(ROOT / "train.py"), *flags]
     process, terminal = pty.fork()
     if process == 0:
@@ -179,9 +179,9 @@ def test_nohup_keeps_a_training_going(tmp_path: pathlib.Path) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_ctrl_c_before_the_first_step_is_one_line(pictures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_ctrl_c_before_the_first_step_is_one_line(images: pathlib.Path, tmp_path: pathlib.Path) -> None:
     log = tmp_path / "log"
-    flags = [f"--data={pictures}", f"--run_dir={tmp_path / 'run'}", "--model=resnet152", "--weights=none"]
+    flags = [f"--data={images}", f"--run_dir={tmp_path / 'run'}", "--model=resnet152", "--weights=none"]
     with open(log, "w") as file, _started(flags, file) as process:
         _wait_for(lambda: "Devices" in log.read_text())
         process.send_signal(signal.SIGINT)

@@ -75,7 +75,7 @@ def addresses(served: stand_in.Served) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     """Files in every format that is served, of several sizes."""
     jpegs = [encode(stripes(i, upright=i % 2 == 0, size=(20 + 9 * i, 31))) for i in range(5)]
     pixels = stripes(9, upright=True)

@@ -45,7 +45,7 @@ class Served:
         version: its number.
         loaded: what `tf.saved_model.load` gave.
         before: called before each answer; may sleep, or raise `RefusedError`, to play a slow or a full server.
-        labels: of the versions that were asked for, one a request; None for the newest version.
+        labels: of the versions that were asked for, one per request; None for the newest version.
     """
 
     name: str

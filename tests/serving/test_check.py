@@ -18,7 +18,7 @@ def ask(run, tmp_path_factory: pytest.TempPathFactory):
     export.export_run(run, base=str(base))
     with stand_in.running(stand_in.load(str(base))) as (address, _):
         transport = Grpc(Target(address, "darkroom"))
-        yield lambda pictures: asking.classify(transport, pictures, asking.Patience())
+        yield lambda images: asking.classify(transport, images, asking.Patience())
 
 
 def test_a_served_run_answers_as_the_run_does(run, ask, capsys: pytest.CaptureFixture) -> None:
@@ -30,8 +30,8 @@ def test_a_served_run_answers_as_the_run_does(run, ask, capsys: pytest.CaptureFi
 
 
 def test_a_difference_is_found_and_named(run, ask, capsys: pytest.CaptureFixture) -> None:
-    def wrong(pictures: list[bytes]) -> list[asking.Answer]:
-        answers = ask(pictures)
+    def wrong(images: list[bytes]) -> list[asking.Answer]:
+        answers = ask(images)
         changed = dataclasses.replace(
             answers[0], probabilities=(answers[0].probabilities[0] + 0.01, *answers[0].probabilities[1:])
         )

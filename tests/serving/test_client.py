@@ -53,12 +53,12 @@ def free_address() -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_are_the_models(addresses, kind: str, model: keras.Model, pictures: list[bytes]) -> None:
-    answers = asking.classify(connect(addresses, kind), [*pictures, b"junk"], SOON)
-    probabilities = expected(model, pictures)
+def test_answers_are_the_models(addresses, kind: str, model: keras.Model, images: list[bytes]) -> None:
+    answers = asking.classify(connect(addresses, kind), [*images, b"junk"], SOON)
+    probabilities = expected(model, images)
     np.testing.assert_allclose([answer.probabilities for answer in answers[:-1]], probabilities, atol=1e-5)
     assert [answer.label for answer in answers[:-1]] == [CLASSES[i] for i in probabilities.argmax(axis=1)]
-    assert answers[-1] == asking.Answer("", 0.0, (0.0, 0.0), "not a JPEG, PNG, GIF or BMP picture")
+    assert answers[-1] == asking.Answer("", 0.0, (0.0, 0.0), "not a JPEG, PNG, GIF or BMP image")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -198,16 +198,16 @@ def test_an_answer_too_few_is_noticed() -> None:
 
 
 def test_a_request_is_at_most_1_4_times_the_file() -> None:
-    picture = encode(stripes(0, upright=True, size=(224, 224)))
-    assert len(picture) < len(request_body("serving_default", "image_bytes", [picture])) <= 1.4 * len(picture)
+    image = encode(stripes(0, upright=True, size=(224, 224)))
+    assert len(image) < len(request_body("serving_default", "image_bytes", [image])) <= 1.4 * len(image)
 
 
-def test_batches_come_back_in_order_while_several_are_under_way(served, pictures: list[bytes]) -> None:
+def test_batches_come_back_in_order_while_several_are_under_way(served, images: list[bytes]) -> None:
     numbers = iter(range(100))
     with serving(served, lambda: time.sleep(0.05 * (next(numbers) % 3 == 0))) as addresses:
-        batches = [lambda picture=picture: [picture] for picture in pictures]
+        batches = [lambda image=image: [image] for image in images]
         answers = list(asking.classify_all(connect(addresses, "grpc"), batches, SOON, parallel=4))
-        together = asking.classify(connect(addresses, "grpc"), pictures, SOON)
+        together = asking.classify(connect(addresses, "grpc"), images, SOON)
     assert [batch[0].label for batch in answers] == [answer.label for answer in together]
     np.testing.assert_allclose(
         [batch[0].probabilities for batch in answers], [answer.probabilities for answer in together], atol=1e-5
@@ -234,13 +234,13 @@ def ask(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture
-def mixed_folder(picture_folder: pathlib.Path) -> pathlib.Path:
-    (picture_folder / "lying" / "03.jpg").write_bytes(b"not a picture")
-    (picture_folder / ".hidden").write_bytes(b"")
-    return picture_folder
+def mixed_folder(image_folder: pathlib.Path) -> pathlib.Path:
+    (image_folder / "lying" / "03.jpg").write_bytes(b"not an image")
+    (image_folder / ".hidden").write_bytes(b"")
+    return image_folder
 
 
-def test_the_command_prints_a_row_a_picture(addresses, mixed_folder: pathlib.Path) -> None:
+def test_the_command_prints_a_row_an_image(addresses, mixed_folder: pathlib.Path) -> None:
     done = ask(f"--server={addresses[0]}", "--batch_size=7", "--format=csv", str(mixed_folder))
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert (done.returncode, len(rows)) == (1, 40), done.stderr
@@ -248,15 +248,15 @@ def test_the_command_prints_a_row_a_picture(addresses, mixed_folder: pathlib.Pat
     assert [row["image"] for row in rows] == sorted(row["image"] for row in rows)
     for row in rows:
         if row["image"].endswith("lying/03.jpg"):
-            assert (row["label"], row["error"]) == ("", "not a JPEG, PNG, GIF or BMP picture")
+            assert (row["label"], row["error"]) == ("", "not a JPEG, PNG, GIF or BMP image")
         else:
             probabilities = [float(row[f"probability_{name}"]) for name in CLASSES]
             assert row["label"] == CLASSES[int(np.argmax(probabilities))] and not row["error"]
             assert float(row["score"]) == max(probabilities)
 
 
-def test_the_command_over_http_as_json_and_table(addresses, picture_folder: pathlib.Path) -> None:
-    paths = [str(picture_folder / name / "00.jpg") for name in CLASSES]
+def test_the_command_over_http_as_json_and_table(addresses, image_folder: pathlib.Path) -> None:
+    paths = [str(image_folder / name / "00.jpg") for name in CLASSES]
     as_json = ask("--rest", f"--server={addresses[1]}", "--format=json", *paths)
     rows = json.loads(as_json.stdout)
     assert (as_json.returncode, [row["image"] for row in rows]) == (0, paths)
@@ -281,7 +281,7 @@ def test_the_exit_code_says_whether_every_image_was_answered(addresses, mixed_fo
         summary = f"{failed} of {total} images were not answered"
         assert (summary in done.stderr) == bool(code) and "Traceback" not in done.stderr
     assert [row["error"] for row in rows] == [
-        "not a JPEG, PNG, GIF or BMP picture", "no such file", "not a file", "no such file",
+        "not a JPEG, PNG, GIF or BMP image", "no such file", "not a file", "no such file",
     ]  # fmt: skip
 
 
@@ -308,12 +308,12 @@ def served_run(run, tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]
         yield tmp_path, server
 
 
-def test_the_command_says_what_is_wrong_without_a_traceback(picture_folder: pathlib.Path) -> None:
+def test_the_command_says_what_is_wrong_without_a_traceback(image_folder: pathlib.Path) -> None:
     for arguments, message in (
-        ((), "Name pictures or folders"),
-        (("--top_k=2", "--format=csv", str(picture_folder)), "--top_k belongs to --format=table"),
-        (("--server=localhost", str(picture_folder)), "--server must be HOST:PORT"),
-        ((f"--server={free_address()}", str(picture_folder)), "No server can be reached"),
+        ((), "Name images or folders"),
+        (("--top_k=2", "--format=csv", str(image_folder)), "--top_k belongs to --format=table"),
+        (("--server=localhost", str(image_folder)), "--server must be HOST:PORT"),
+        ((f"--server={free_address()}", str(image_folder)), "No server can be reached"),
     ):
         done = ask(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
@@ -340,7 +340,7 @@ def test_large_files_are_batched_by_size(tmp_path: pathlib.Path) -> None:
     assert [len(batch) for batch in client.split(paths[2:4], 1)] == [1, 1]
 
 
-def test_a_file_that_is_no_picture_by_size_is_not_sent(tmp_path: pathlib.Path) -> None:
+def test_a_file_that_is_no_image_by_size_is_not_sent(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "film.mp4"
     with path.open("wb") as file:
         os.truncate(file.fileno(), 513 * 2**20)

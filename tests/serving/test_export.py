@@ -18,9 +18,9 @@ from tests.conftest import encode, stripes
 from tests.serving.conftest import CLASSES, SIZE, about, tiny_model
 
 
-def expected(model: keras.Model, pictures: list[bytes], channels: int = 3) -> np.ndarray:
+def expected(model: keras.Model, images: list[bytes], channels: int = 3) -> np.ndarray:
     """Probabilities straight from the Keras model."""
-    pixels = np.stack([decode(picture, SIZE, channels).numpy() for picture in pictures])
+    pixels = np.stack([decode(image, SIZE, channels).numpy() for image in images])
     logits = model(pixels.astype(np.float32), training=False)
     return signatures.to_probabilities(logits["class"] if isinstance(logits, dict) else logits).numpy()
 
@@ -49,40 +49,38 @@ def test_signatures_have_the_names_types_and_shapes_of_the_design(loaded) -> Non
     }
 
 
-def test_probabilities_equal_the_models_for_every_format(loaded, model: keras.Model, pictures: list[bytes]) -> None:
-    answers = loaded.signatures["serving_default"](image_bytes=tf.constant(pictures))
-    probabilities = expected(model, pictures)
-    assert answers["error"].numpy().tolist() == [b""] * len(pictures)
+def test_probabilities_equal_the_models_for_every_format(loaded, model: keras.Model, images: list[bytes]) -> None:
+    answers = loaded.signatures["serving_default"](image_bytes=tf.constant(images))
+    probabilities = expected(model, images)
+    assert answers["error"].numpy().tolist() == [b""] * len(images)
     np.testing.assert_allclose(answers["probabilities"], probabilities, atol=1e-5)
     np.testing.assert_allclose(answers["score"], probabilities.max(axis=1), atol=1e-5)
     assert [CLASSES[i].encode() for i in probabilities.argmax(axis=1)] == answers["label"].numpy().tolist()
     assert len(set(answers["label"].numpy())) == 2
 
 
-def test_pixels_answer_as_their_files_do(loaded, model: keras.Model, pictures: list[bytes]) -> None:
-    pixels = np.stack([decode(picture, SIZE, 3).numpy() for picture in pictures])
+def test_pixels_answer_as_their_files_do(loaded, model: keras.Model, images: list[bytes]) -> None:
+    pixels = np.stack([decode(image, SIZE, 3).numpy() for image in images])
     answers = loaded.signatures["pixels"](pixels=tf.constant(pixels))
-    np.testing.assert_allclose(answers["probabilities"], expected(model, pictures), atol=1e-5)
+    np.testing.assert_allclose(answers["probabilities"], expected(model, images), atol=1e-5)
 
 
-def test_a_reloaded_keras_file_answers_the_same(loaded, model: keras.Model, pictures, tmp_path: pathlib.Path) -> None:
+def test_a_reloaded_keras_file_answers_the_same(loaded, model: keras.Model, images, tmp_path: pathlib.Path) -> None:
     model.save(tmp_path / "model.keras")
     reloaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
-    answers = loaded.signatures["serving_default"](image_bytes=tf.constant(pictures))
-    np.testing.assert_allclose(answers["probabilities"], expected(reloaded, pictures), atol=1e-5)
+    answers = loaded.signatures["serving_default"](image_bytes=tf.constant(images))
+    np.testing.assert_allclose(answers["probabilities"], expected(reloaded, images), atol=1e-5)
 
 
-def test_the_c_loader_runs_the_exported_graph(
-    published: pathlib.Path, model: keras.Model, pictures: list[bytes]
-) -> None:
+def test_the_c_loader_runs_the_exported_graph(published: pathlib.Path, model: keras.Model, images: list[bytes]) -> None:
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        # The path of TensorFlow Serving: the session, the initialisers and the signature map of a MetaGraph.
+        # The path of TensorFlow Serving: the session, the initializers and the signature map of a MetaGraph.
         meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(published / "1"))
         signature = meta_graph.signature_def["serving_default"]
         assert signature.method_name == "tensorflow/serving/predict"
-        feeds = {signature.inputs["image_bytes"].name: [*pictures, b"junk"]}
+        feeds = {signature.inputs["image_bytes"].name: [*images, b"junk"]}
         answers = session.run({key: value.name for key, value in signature.outputs.items()}, feeds)
-    np.testing.assert_allclose(answers["probabilities"][:-1], expected(model, pictures), atol=1e-5)
+    np.testing.assert_allclose(answers["probabilities"][:-1], expected(model, images), atol=1e-5)
     assert answers["error"][-1] and not answers["label"][-1]
 
 
@@ -90,11 +88,11 @@ def test_many_classes_and_two_heads(tmp_path: pathlib.Path) -> None:
     names = ("a", "b", "c")
     model = tiny_model(3, two_heads=True, channels=1)
     export.save(model, str(tmp_path / "1"), about(names, channels=1, heads=("class", "brightness")))
-    pictures = [encode(stripes(i, upright=True)) for i in range(3)]
+    images = [encode(stripes(i, upright=True)) for i in range(3)]
     loaded = tf.saved_model.load(str(tmp_path / "1"))
-    answers = loaded.signatures["serving_default"](image_bytes=tf.constant([*pictures, b""]))
-    np.testing.assert_allclose(answers["probabilities"][:3], expected(model, pictures, channels=1), atol=1e-5)
-    pixels = np.stack([decode(picture, SIZE, 1).numpy() for picture in pictures]).astype(np.float32)
+    answers = loaded.signatures["serving_default"](image_bytes=tf.constant([*images, b""]))
+    np.testing.assert_allclose(answers["probabilities"][:3], expected(model, images, channels=1), atol=1e-5)
+    pixels = np.stack([decode(image, SIZE, 1).numpy() for image in images]).astype(np.float32)
     brightness = model(pixels, training=False)["brightness"][:, 0]
     assert answers["brightness"].shape == (4,)
     np.testing.assert_allclose(answers["brightness"][:3], brightness, atol=1e-5)
@@ -118,8 +116,8 @@ def test_an_operation_that_the_server_lacks_is_refused(tmp_path: pathlib.Path) -
 
     class Newer(keras.layers.Layer):
         def call(self, logits: tf.Tensor) -> tf.Tensor:
-            picture = tf.raw_ops.DecodeJxl(contents=tf.constant(b""))
-            return logits + tf.cast(tf.size(picture), tf.float32)
+            image = tf.raw_ops.DecodeJxl(contents=tf.constant(b""))
+            return logits + tf.cast(tf.size(image), tf.float32)
 
         def compute_output_spec(self, logits: keras.KerasTensor) -> keras.KerasTensor:
             return keras.KerasTensor(logits.shape, logits.dtype)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.decode import decode
 from data.gif import first_frame
-from serving.guard import DAMAGED, NOT_A_PICTURE, TOO_MANY_PIXELS, decode_batch
+from serving.guard import DAMAGED, NOT_AN_IMAGE, TOO_MANY_PIXELS, decode_batch
 from tests.conftest import encode, stripes
 
 SIZE = 16
@@ -26,7 +26,7 @@ def guarded():
     return tf.function(call, input_signature=[tf.TensorSpec((None,), tf.string)])
 
 
-def picture(form: str = "JPEG") -> bytes:
+def image(form: str = "JPEG") -> bytes:
     return encode(stripes(1, upright=True), form)
 
 
@@ -41,31 +41,31 @@ def animation(tmp_path: pathlib.Path, frames: int) -> bytes:
 
 
 BAD = {
-    "empty": (b"", NOT_A_PICTURE),
-    "text": (b"hello", NOT_A_PICTURE),
-    "other format": (picture("WEBP"), NOT_A_PICTURE),
-    "cut JPEG": (picture()[:-200], DAMAGED),
+    "empty": (b"", NOT_AN_IMAGE),
+    "text": (b"hello", NOT_AN_IMAGE),
+    "other format": (image("WEBP"), NOT_AN_IMAGE),
+    "cut JPEG": (image()[:-200], DAMAGED),
     "JPEG start only": (b"\xff\xd8\xff", DAMAGED),
-    "cut PNG": (picture("PNG")[:300], DAMAGED),
-    "PNG without a header": (picture("PNG")[:18], DAMAGED),
-    "cut GIF": (picture("GIF")[:200], DAMAGED),
+    "cut PNG": (image("PNG")[:300], DAMAGED),
+    "PNG without a header": (image("PNG")[:18], DAMAGED),
+    "cut GIF": (image("GIF")[:200], DAMAGED),
     "GIF without a header": (b"GIF89a", DAMAGED),
-    "GIF without a frame": (picture("GIF")[:13] + b"\0" * 800 + b";", DAMAGED),
-    "cut BMP": (picture("BMP")[:200], DAMAGED),
-    "hostile PNG": (with_bytes(picture("PNG"), _PNG_SIZE_AT, b"\0\0\xff\xff" * 2), TOO_MANY_PIXELS),
-    "negative PNG": (with_bytes(picture("PNG"), _PNG_SIZE_AT, b"\xff\xff\xff\xff" * 2), TOO_MANY_PIXELS),
-    "hostile GIF": (with_bytes(picture("GIF"), _GIF_SIZE_AT, b"\xff\xff" * 2), TOO_MANY_PIXELS),
+    "GIF without a frame": (image("GIF")[:13] + b"\0" * 800 + b";", DAMAGED),
+    "cut BMP": (image("BMP")[:200], DAMAGED),
+    "hostile PNG": (with_bytes(image("PNG"), _PNG_SIZE_AT, b"\0\0\xff\xff" * 2), TOO_MANY_PIXELS),
+    "negative PNG": (with_bytes(image("PNG"), _PNG_SIZE_AT, b"\xff\xff\xff\xff" * 2), TOO_MANY_PIXELS),
+    "hostile GIF": (with_bytes(image("GIF"), _GIF_SIZE_AT, b"\xff\xff" * 2), TOO_MANY_PIXELS),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_picture_gets_its_own_error_and_its_neighbours_their_pixels(guarded, name: str) -> None:
+def test_a_bad_image_gets_its_own_error_and_its_neighbours_their_pixels(guarded, name: str) -> None:
     bad, reason = BAD[name]
-    pixels, errors = guarded(tf.constant([picture(), bad, picture("PNG")]))
+    pixels, errors = guarded(tf.constant([image(), bad, image("PNG")]))
     assert errors.numpy().tolist() == [b"", reason.encode(), b""]
-    np.testing.assert_array_equal(pixels[0], decode(picture(), SIZE))
+    np.testing.assert_array_equal(pixels[0], decode(image(), SIZE))
     np.testing.assert_array_equal(pixels[1], np.zeros((SIZE, SIZE, 3)))
-    np.testing.assert_array_equal(pixels[2], decode(picture("PNG"), SIZE))
+    np.testing.assert_array_equal(pixels[2], decode(image("PNG"), SIZE))
 
 
 def test_all_bad_ones_together(guarded) -> None:
@@ -79,7 +79,7 @@ def test_an_empty_batch(guarded) -> None:
 
 
 def test_a_hostile_jpeg_header(guarded) -> None:
-    content = picture()
+    content = image()
     # The start-of-frame segment: marker, length, precision, then height and width.
     start = content.index(b"\xff\xc0") + 5
     _, errors = guarded(tf.constant([with_bytes(content, start, b"\xf0\0" * 2)]))
@@ -94,7 +94,7 @@ def test_the_first_frame_of_an_animation(guarded, tmp_path: pathlib.Path) -> Non
 
 
 def test_an_animation_is_cut_after_its_first_frame() -> None:
-    one = picture("GIF")
+    one = image("GIF")
     frame = one.index(b"\x2c\0\0\0\0")
     width, height, end = first_frame(tf.constant(one[:frame] + one[frame:-1] * 3 + b";"))
     assert (int(width), int(height), int(end)) == (40, 48, len(one) - 1)
@@ -113,7 +113,7 @@ def test_an_animation_costs_no_more_memory_than_its_first_frame(guarded) -> None
 
 
 def test_a_gif_of_endless_small_blocks_is_given_up_soon(guarded) -> None:
-    content = picture("GIF")
+    content = image("GIF")
     frame = content.index(b"\x2c\0\0\0\0")
     endless = content[:frame] + b"\x21\xfe" + b"\x01x" * 2_000_000 + b"\0" + content[frame:]
     start = time.process_time()

@@ -28,11 +28,11 @@ def real(request: pytest.FixtureRequest, published: pathlib.Path) -> Iterator[tu
 
 
 @pytest.mark.parametrize("kind", ["grpc", "rest"])
-def test_a_real_server_answers_as_the_model_does(real, kind: str, model: keras.Model, pictures: list[bytes]) -> None:
+def test_a_real_server_answers_as_the_model_does(real, kind: str, model: keras.Model, images: list[bytes]) -> None:
     transport = Grpc(Target(real[0], "darkroom")) if kind == "grpc" else Rest(Target(real[1], "darkroom"))
     assert asking.metadata(transport, asking.Patience()) == about()
-    answers = asking.classify(transport, [*pictures, b"junk"], asking.Patience())
-    np.testing.assert_allclose([row.probabilities for row in answers[:-1]], expected(model, pictures), atol=1e-5)
+    answers = asking.classify(transport, [*images, b"junk"], asking.Patience())
+    np.testing.assert_allclose([row.probabilities for row in answers[:-1]], expected(model, images), atol=1e-5)
     assert answers[-1].error and not answers[-1].label
 
 

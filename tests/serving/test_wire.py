@@ -79,13 +79,13 @@ def test_every_warmup_request_is_answered_by_the_model(published: pathlib.Path) 
     assert {request.model_spec.signature_name for request in requests} == set(loaded.signatures)
 
 
-def test_warmup_pictures_are_of_the_size_that_they_warm(tmp_path: pathlib.Path) -> None:
+def test_warmup_images_are_of_the_size_that_they_warm(tmp_path: pathlib.Path) -> None:
     warmup.write(str(tmp_path), about(channels=1, image_size=32))
     png, jpeg, _, pixels, _ = warmup_requests(tmp_path)
     assert tf.make_ndarray(pixels.inputs["pixels"]).shape == (1, 32, 32, 1)
     for request in (png, jpeg):
-        (picture,) = request.inputs["image_bytes"].string_val
-        assert decode(tf.constant(picture), 32, 1).shape == (32, 32, 1)
+        (image,) = request.inputs["image_bytes"].string_val
+        assert decode(tf.constant(image), 32, 1).shape == (32, 32, 1)
 
 
 def test_the_metadata_file_stands_beside_the_warmup(published: pathlib.Path) -> None:

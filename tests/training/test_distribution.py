@@ -31,7 +31,7 @@ TOLERANCES = {
     "scratch": 1e-5,
     "two_heads": 1e-5,
     "phases": 1e-5,
-    # One picture more or less of the 179 for validation.
+    # One image more or less of the 179 for validation.
     "bfloat16": 7e-3,
     "float16": 2e-3,
     "batch_norm": 1e-4,
@@ -221,10 +221,10 @@ def test_the_end_of_a_phase_is_always_saved() -> None:
     assert agreement(False, None, True) == (True, None)
 
 
-def test_workers_with_other_pictures_are_refused() -> None:
+def test_workers_with_other_images_are_refused() -> None:
     others = np.frombuffer(b"\0\0ac\0\0\0\0", np.int64)
-    with pytest.raises(UserError, match="same pictures.*worker 1"):
-        pair([0, 2], others).agree_on("pictures", b"ab")
+    with pytest.raises(UserError, match="same images.*worker 1"):
+        pair([0, 2], others).agree_on("images", b"ab")
 
 
 @pytest.mark.parametrize(

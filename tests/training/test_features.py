@@ -23,8 +23,8 @@ OBJECTIVE = Objective(2, ("class",), {})
 
 
 @pytest.fixture
-def files(picture_folder: pathlib.Path) -> Files:
-    return Files(folder.load(str(picture_folder)), 48, 3)
+def files(image_folder: pathlib.Path) -> Files:
+    return Files(folder.load(str(image_folder)), 48, 3)
 
 
 def network() -> keras.Model:
@@ -64,7 +64,7 @@ def test_the_two_halves_are_the_whole(files: Files) -> None:
     model = network()
     front, rest = features.cut(model)
     pixels = next(iter(ordered_batches(files, 8)))[0]
-    assert front.output_shape == (None, 512), "pooled, so a picture costs 2 KB and not 16"
+    assert front.output_shape == (None, 512), "pooled, so an image costs 2 KB and not 16"
     np.testing.assert_allclose(rest(front(pixels)), model(pixels), atol=1e-5)
 
 
@@ -181,7 +181,7 @@ def test_a_damaged_cache_is_computed_again(files: Files, cache_of_its_own: pathl
     np.testing.assert_allclose(compute(front, files).inputs, wanted, atol=1e-6)
 
 
-def test_views_are_features_of_augmented_pictures(files: Files) -> None:
+def test_views_are_features_of_augmented_images(files: Files) -> None:
     front, _ = features.cut(network())
     plain = compute(front, files).inputs
     views = tuple(View("full", 0, number) for number in range(2))
@@ -195,7 +195,7 @@ def test_views_are_features_of_augmented_pictures(files: Files) -> None:
 
 
 def test_a_computation_may_be_ended_often(files: Files, cache_of_its_own: pathlib.Path) -> None:
-    """At the first and the last batch of a view too, of which each has 13 whole ones and one of a single picture."""
+    """At the first and the last batch of a view too, of which each has 13 whole ones and one of a single image."""
     front, _ = features.cut(network())
     how = {"batch_size": 3, "views": (View("full", 3, 2), View("full", 3, 5))}
     for batches in (1, 4, 8, 1, 1, 12):
@@ -211,7 +211,7 @@ def test_a_computation_may_be_ended_often(files: Files, cache_of_its_own: pathli
 def test_a_computation_goes_on_where_it_was_ended(
     files: Files, capsys: pytest.CaptureFixture, batches: int, cache_of_its_own: pathlib.Path
 ) -> None:
-    """Two views of 40 pictures, 16 at a time: the third batch of each view is a smaller one."""
+    """Two views of 40 images, 16 at a time: the third batch of each view is a smaller one."""
     front, _ = features.cut(network())
     views = tuple(View("full", 0, number) for number in range(2))
     compute_some(front, files, batches, views=views)

@@ -34,8 +34,8 @@ def pretrained(tmp_path: pathlib.Path, name: str, image_size: int) -> str:
     return path
 
 
-def test_a_run_folder_holds_what_it_promises(picture_folder: pathlib.Path) -> None:
-    run = train(config(picture_folder), command="python train.py")
+def test_a_run_folder_holds_what_it_promises(image_folder: pathlib.Path) -> None:
+    run = train(config(image_folder), command="python train.py")
     files = {
         ".lock",
         "config.json",
@@ -56,35 +56,35 @@ def test_a_run_folder_holds_what_it_promises(picture_folder: pathlib.Path) -> No
     assert {"phase", "learning_rate", "seconds", "loss", "accuracy", "val_loss", "val_accuracy"} <= set(history[0])
 
 
-def test_the_kept_model_is_the_best_epoch_and_gives_the_stated_test_metrics(picture_folder: pathlib.Path) -> None:
-    run = train(config(picture_folder, epochs=4), command="")
+def test_the_kept_model_is_the_best_epoch_and_gives_the_stated_test_metrics(image_folder: pathlib.Path) -> None:
+    run = train(config(image_folder, epochs=4), command="")
     best = min(run.history(), key=lambda row: float(row["val_loss"]))
     model = run.load_model()
     for part, wanted in (("val", float(best["val_accuracy"])), ("test", run.test_metrics()["accuracy"])):
-        pictures = run.part(part)
-        logits = np.concatenate([model(pixels) for pixels in pictures.pixels(3)])
-        assert ((logits[:, 0] > 0) == (pictures.labels == 1)).mean() == pytest.approx(wanted, abs=1e-6)
+        images = run.part(part)
+        logits = np.concatenate([model(pixels) for pixels in images.pixels(3)])
+        assert ((logits[:, 0] > 0) == (images.labels == 1)).mean() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_digits_are_learnt(tmp_path: pathlib.Path) -> None:
-    """Between bounds: above what is learnt without convolutions, below what only a leak would give."""
+    """Between bounds: above what is learned without convolutions, below what only a leak would give."""
     run = train(config(tmp_path / "none", data="digits", epochs=5, learning_rate=1e-3), command="")
     assert 0.93 < run.test_metrics()["accuracy"] < 0.995
 
 
 @pytest.mark.parametrize("name", ["bn_mlp", "squeezenet"])
-def test_stripes_are_learnt(picture_folder: pathlib.Path, name: str) -> None:
+def test_stripes_are_learnt(image_folder: pathlib.Path, name: str) -> None:
     """Which catches wrong targets, losses, and activations that no shape shows."""
     size = 48 if name == "squeezenet" else None
     rate = 1e-3 if name == "squeezenet" else 3e-3
     settings = {"model": name, "image_size": size, "epochs": 15, "learning_rate": rate, "weights": "none"}
-    run = train(config(picture_folder, **settings), command="")
+    run = train(config(image_folder, **settings), command="")
     assert run.test_metrics()["accuracy"] == 1.0
 
 
-def test_training_again_gives_the_same_numbers(picture_folder: pathlib.Path) -> None:
+def test_training_again_gives_the_same_numbers(image_folder: pathlib.Path) -> None:
     runs = [
-        train(config(picture_folder, run_dir=str(picture_folder.parent / name), augment="full"), command="")
+        train(config(image_folder, run_dir=str(image_folder.parent / name), augment="full"), command="")
         for name in ("a", "b")
     ]
     first, second = ([float(row["loss"]) for row in run.history()] for run in runs)
@@ -93,9 +93,9 @@ def test_training_again_gives_the_same_numbers(picture_folder: pathlib.Path) -> 
 
 @pytest.mark.parametrize(("name", "augment"), [("lenet5", "full"), ("multitask", "none"), ("bn_mlp", "none")])
 def test_nothing_is_traced_again_after_the_first_epoch(
-    picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, augment: str
+    image_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, augment: str
 ) -> None:
-    """Seven pictures a step leave three of 24 for the last one, whose shape is its own."""
+    """Seven images per step leave three of 24 for the last one, whose shape is its own."""
     traced: list[keras.Model] = []
     for step in ("train_step", "test_step"):
         own = getattr(keras.Model, step)
@@ -104,7 +104,7 @@ def test_nothing_is_traced_again_after_the_first_epoch(
     for epochs in (1, 4):
         traced.clear()
         given = {"model": name, "image_size": 16, "augment": augment, "batch_size": 7, "epochs": epochs}
-        train(config(picture_folder, run_dir=str(picture_folder.parent / str(epochs)), **given), command="")
+        train(config(image_folder, run_dir=str(image_folder.parent / str(epochs)), **given), command="")
         counts.append(len(traced))
     assert counts[0] == counts[1] >= 2
 
@@ -121,12 +121,12 @@ def head_losses(run: Run, split: str) -> dict[str, float]:
     return found | {"loss": 0.7 * found["class_loss"] + 0.3 * found["brightness_loss"]}
 
 
-def test_two_heads_count_every_image_once(picture_folder: pathlib.Path) -> None:
+def test_two_heads_count_every_image_once(image_folder: pathlib.Path) -> None:
     """24 images to train on in steps of 7, 8 for validation and test: the last batch is smaller in each. So small a
     learning rate changes no weight, so that an epoch's metrics are those of one model.
     """
     given = {"model": "multitask", "image_size": 16, "epochs": 1, "learning_rate": 1e-12, "batch_size": 7}
-    run = train(config(picture_folder, **given), command="")
+    run = train(config(image_folder, **given), command="")
     (row,) = run.history()
     assert run.test_metrics() | head_losses(run, "test") == pytest.approx(run.test_metrics(), rel=1e-5)
     for split, prefix in (("train", ""), ("val", "val_")):
@@ -135,13 +135,13 @@ def test_two_heads_count_every_image_once(picture_folder: pathlib.Path) -> None:
 
 
 def test_a_frozen_backbone_with_dropout_keeps_its_weights_under_augmentation_and_plain_keras_opens_the_model(
-    picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+    image_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     small = dataclasses.replace(models.find("alexnet_owt"), builder="tests.training.small_networks:alexnet_owt")
     monkeypatch.setitem(models.REGISTRY, "alexnet_owt", small)
     settings = {"model": "alexnet_owt", "image_size": 64, "freeze": True, "augment": "basic", "learning_rate": 1e-3}
     settings["weights"] = pretrained(tmp_path, "alexnet_owt", 64)
-    run = train(config(picture_folder, **settings), command="")
+    run = train(config(image_folder, **settings), command="")
 
     before = models.build("alexnet_owt", 2, image_size=64)
     before.load_weights(settings["weights"])
@@ -153,37 +153,35 @@ def test_a_frozen_backbone_with_dropout_keeps_its_weights_under_augmentation_and
 
 
 @pytest.mark.parametrize(("augment", "views"), [("none", 0), ("basic", 0), ("full", 2)])
-def test_transfer_in_two_phases(picture_folder: pathlib.Path, augment: str, views: int) -> None:
-    weights = pretrained(picture_folder.parent, "squeezenet", 48)
+def test_transfer_in_two_phases(image_folder: pathlib.Path, augment: str, views: int) -> None:
+    weights = pretrained(image_folder.parent, "squeezenet", 48)
     settings = {"model": "squeezenet", "image_size": 48, "weights": weights, "freeze": True, "epochs": 2}
     settings["augmented_views"] = views
-    given = config(picture_folder, **settings, fine_tune_epochs=1, learning_rate=1e-3, augment=augment)
+    given = config(image_folder, **settings, fine_tune_epochs=1, learning_rate=1e-3, augment=augment)
     run = train(given, command="")
     assert [row["phase"] for row in run.history()] == ["head", "head", "fine_tune"]
     assert [phase.name for phase in phases(given)] == ["head", "fine_tune"]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(picture_folder: pathlib.Path) -> None:
-    train(config(picture_folder, epochs=1), command="")
+def test_a_second_run_in_the_same_folder_is_refused(image_folder: pathlib.Path) -> None:
+    train(config(image_folder, epochs=1), command="")
     with pytest.raises(UserError, match="holds a run already"):
-        train(config(picture_folder, epochs=1), command="")
+        train(config(image_folder, epochs=1), command="")
 
 
-def test_mistakes_are_found_before_a_folder_is_made(picture_folder: pathlib.Path) -> None:
-    (picture_folder / "lying" / "notes.jpg").write_text("not a picture")
-    with pytest.raises(
-        UserError, match=r"(?s)1 of 41 can't be used.*lying/notes.jpg: not a picture.*on_bad_image=skip"
-    ):
-        train(config(picture_folder), command="")
-    assert not (picture_folder.parent / "run").exists()
-    run = train(config(picture_folder, on_bad_image="skip", epochs=1), command="")
-    assert run.details()["skipped_pictures"] == [{"address": "lying/notes.jpg", "reason": "not a picture"}]
+def test_mistakes_are_found_before_a_folder_is_made(image_folder: pathlib.Path) -> None:
+    (image_folder / "lying" / "notes.jpg").write_text("not an image")
+    with pytest.raises(UserError, match=r"(?s)1 of 41 can't be used.*lying/notes.jpg: not an image.*on_bad_image=skip"):
+        train(config(image_folder), command="")
+    assert not (image_folder.parent / "run").exists()
+    run = train(config(image_folder, on_bad_image="skip", epochs=1), command="")
+    assert run.details()["skipped_images"] == [{"address": "lying/notes.jpg", "reason": "not an image"}]
     assert "lying/notes.jpg" not in [row.address for row in run.splits()]
 
 
-def test_early_stopping_ends_a_phase_and_says_so(picture_folder: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+def test_early_stopping_ends_a_phase_and_says_so(image_folder: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     """A learning rate that can't learn: the first epoch stays the best or nearly so."""
-    run = train(config(picture_folder, epochs=30, early_stopping=2, learning_rate=2.0), command="")
+    run = train(config(image_folder, epochs=30, early_stopping=2, learning_rate=2.0), command="")
     losses = [float(row["val_loss"]) for row in run.history()]
     assert len(losses) < 30
     assert min(losses[-2:]) >= min(losses[:-2])
@@ -195,24 +193,24 @@ def test_early_stopping_ends_a_phase_and_says_so(picture_folder: pathlib.Path, c
     assert best.kept(run.path) == best.Kept(pytest.approx(min(losses), abs=1e-6), kept)  # type: ignore[arg-type]
 
 
-def test_an_undisturbed_end_is_no_early_stopping(picture_folder: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
-    train(config(picture_folder, epochs=1, early_stopping=2), command="")
+def test_an_undisturbed_end_is_no_early_stopping(image_folder: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    train(config(image_folder, epochs=1, early_stopping=2), command="")
     printed = capsys.readouterr().out
     assert "Early stopping" not in printed and "Kept: epoch 1 of 1, " in printed
 
 
-def test_the_history_holds_the_learning_rate_of_each_epochs_last_step(picture_folder: pathlib.Path) -> None:
+def test_the_history_holds_the_learning_rate_of_each_epochs_last_step(image_folder: pathlib.Path) -> None:
     """24 images in steps of 8: the last of three steps in each of two epochs."""
-    run = train(config(picture_folder, learning_rate_schedule="cosine"), command="")
+    run = train(config(image_folder, learning_rate_schedule="cosine"), command="")
     wanted = [5e-3 * (1 + np.cos(np.pi * step / 6)) for step in (2, 5)]
     assert [float(row["learning_rate"]) for row in run.history()] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_fine_tuning_begins_from_the_best_epoch_of_the_head(picture_folder: pathlib.Path) -> None:
+def test_fine_tuning_begins_from_the_best_epoch_of_the_head(image_folder: pathlib.Path) -> None:
     """Of a head whose learning rate is too high, the last epoch is not the best; then nothing changes any more."""
-    weights = pretrained(picture_folder.parent, "lenet5", 32)
+    weights = pretrained(image_folder.parent, "lenet5", 32)
     given = {"weights": weights, "freeze": True, "epochs": 6, "learning_rate": 1.0, "deterministic": True}
-    run = train(config(picture_folder, **given, fine_tune_epochs=1, fine_tune_learning_rate=1e-12), command="")
+    run = train(config(image_folder, **given, fine_tune_epochs=1, fine_tune_learning_rate=1e-12), command="")
     *head, tuned = [float(row["val_loss"]) for row in run.history()]
     assert min(head) < head[-1]
     assert tuned == pytest.approx(min(head), rel=1e-5)
@@ -230,17 +228,17 @@ class TestWeightsOfARun:
 
     @pytest.mark.parametrize("given", [{}, {"model": "squeezenet", "image_size": 48, "learning_rate": 1e-3}])
     def test_the_head_is_kept_where_the_classes_are_the_same(
-        self, picture_folder: pathlib.Path, capsys: pytest.CaptureFixture, given: dict
+        self, image_folder: pathlib.Path, capsys: pytest.CaptureFixture, given: dict
     ) -> None:
         """SqueezeNet's head for transfer is another than that from scratch."""
-        before = self.before(picture_folder, weights="none", **given)
-        after = self.after(picture_folder, before, **given | {"learning_rate": 1e-12, "epochs": 1})
+        before = self.before(image_folder, weights="none", **given)
+        after = self.after(image_folder, before, **given | {"learning_rate": 1e-12, "epochs": 1})
         assert after.test_metrics() == pytest.approx(before.test_metrics(), rel=1e-4)
         assert f"Head: kept from {before.file('model.keras')}, whose 2 classes are the same." in capsys.readouterr().out
 
-    def test_a_kept_head_is_trained_by_freeze(self, picture_folder: pathlib.Path) -> None:
-        before = self.before(picture_folder, weights="none")
-        after = self.after(picture_folder, before, freeze=True, epochs=1)
+    def test_a_kept_head_is_trained_by_freeze(self, image_folder: pathlib.Path) -> None:
+        before = self.before(image_folder, weights="none")
+        after = self.after(image_folder, before, freeze=True, epochs=1)
         for part, is_same in (("backbone", True), ("head", False)):
             weights = [run.load_model().get_layer(part).get_weights() for run in (before, after)]
             assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True)) == is_same
@@ -248,11 +246,11 @@ class TestWeightsOfARun:
         assert float(first["loss"]) < 1.5 * float(kept["loss"]) + 0.1, "of random weights it is above 0.6"
 
     def test_the_head_is_new_where_the_classes_are_others(
-        self, picture_folder: pathlib.Path, capsys: pytest.CaptureFixture
+        self, image_folder: pathlib.Path, capsys: pytest.CaptureFixture
     ) -> None:
-        before = self.before(picture_folder, weights="none")
-        (picture_folder / "lying").rename(picture_folder / "flat")
-        self.after(picture_folder, before, epochs=1)
+        before = self.before(image_folder, weights="none")
+        (image_folder / "lying").rename(image_folder / "flat")
+        self.after(image_folder, before, epochs=1)
         path = before.file("model.keras")
         assert f"Head: new, for that in {path} is for other classes: lying, upright." in capsys.readouterr().out
         pathlib.Path(before.path, "labels.txt").write_text("flat\nupright\n")
@@ -267,24 +265,24 @@ class TestWeightsOfARun:
         assert given.learning_rate == 1e-5
 
 
-def test_a_run_says_when_its_pictures_are_gone(picture_folder: pathlib.Path) -> None:
-    run = train(config(picture_folder, epochs=1), command="")
+def test_a_run_says_when_its_images_are_gone(image_folder: pathlib.Path) -> None:
+    run = train(config(image_folder, epochs=1), command="")
     gone = next(row.address for row in run.splits() if row.part == "test")
-    (picture_folder / gone).unlink()
+    (image_folder / gone).unlink()
     with pytest.raises(UserError, match=f"1 of 8 images of the test split are missing: {gone}"):
         Run.open(run.path).part("test")
 
 
-def test_mixed_precision_trains_and_keeps_float32_logits(picture_folder: pathlib.Path) -> None:
+def test_mixed_precision_trains_and_keeps_float32_logits(image_folder: pathlib.Path) -> None:
     try:
-        run = train(config(picture_folder, precision="mixed_bfloat16", epochs=1), command="")
+        run = train(config(image_folder, precision="mixed_bfloat16", epochs=1), command="")
         assert run.load_model().output.dtype == "float32"
     finally:
         keras.mixed_precision.set_global_policy("float32")
 
 
-def test_config_json_repeats_the_run(picture_folder: pathlib.Path) -> None:
-    given = config(picture_folder, epochs=1)
+def test_config_json_repeats_the_run(image_folder: pathlib.Path) -> None:
+    given = config(image_folder, epochs=1)
     run = train(given, command="python train.py --epochs=1")
     assert Run.open(run.path).config == given
     stored = json.loads((pathlib.Path(run.path) / "config.json").read_text(encoding="utf-8"))
@@ -292,17 +290,17 @@ def test_config_json_repeats_the_run(picture_folder: pathlib.Path) -> None:
     assert stored["devices"] and stored["versions"]["keras"] == keras.__version__
 
 
-def test_require_gpu_fails_without_one(picture_folder: pathlib.Path) -> None:
+def test_require_gpu_fails_without_one(image_folder: pathlib.Path) -> None:
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="--require_gpu needs a GPU"):
-        train(config(picture_folder, require_gpu=True), command="")
+        train(config(image_folder, require_gpu=True), command="")
 
 
-def test_validation_batches_are_those_of_evaluation(picture_folder: pathlib.Path) -> None:
-    run = train(config(picture_folder, epochs=1, augment="full"), command="")
+def test_validation_batches_are_those_of_evaluation(image_folder: pathlib.Path) -> None:
+    run = train(config(image_folder, epochs=1, augment="full"), command="")
     part = run.part("val")
     from data.pipeline import Files
 
@@ -310,7 +308,7 @@ def test_validation_batches_are_those_of_evaluation(picture_folder: pathlib.Path
     np.testing.assert_array_equal(np.concatenate(list(part.pixels(3))), wanted)
 
 
-def test_tensorboard_logs_lie_in_the_run_folder(picture_folder: pathlib.Path) -> None:
+def test_tensorboard_logs_lie_in_the_run_folder(image_folder: pathlib.Path) -> None:
     pytest.importorskip("tensorboard")
-    run = train(config(picture_folder, epochs=1, tensorboard=True), command="")
+    run = train(config(image_folder, epochs=1, tensorboard=True), command="")
     assert list(pathlib.Path(run.path, "tensorboard", "all").glob("*/events.out.*"))

@@ -27,17 +27,17 @@ class Model:
 
 
 @pytest.fixture
-def gathered(picture_folder: pathlib.Path) -> Examples:
-    return examples.gather(config(picture_folder))
+def gathered(image_folder: pathlib.Path) -> Examples:
+    return examples.gather(config(image_folder))
 
 
-def start(picture_folder: pathlib.Path, gathered: Examples, run_dir: pathlib.Path, model: Any = None) -> Any:
-    wanted = config(picture_folder, run_dir=str(run_dir))
+def start(image_folder: pathlib.Path, gathered: Examples, run_dir: pathlib.Path, model: Any = None) -> Any:
+    wanted = config(image_folder, run_dir=str(run_dir))
     return folder.start(wanted, gathered, model or Model(), "python train.py", ["CPU"])
 
 
-def test_a_new_run_says_what_it_is(picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path) -> None:
-    with start(picture_folder, gathered, tmp_path / "deep" / "run") as place:
+def test_a_new_run_says_what_it_is(image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path) -> None:
+    with start(image_folder, gathered, tmp_path / "deep" / "run") as place:
         run = Run.open(place)
     assert run.class_names == ("lying", "upright")
     assert len(run.splits()) == 40
@@ -47,11 +47,11 @@ def test_a_new_run_says_what_it_is(picture_folder: pathlib.Path, gathered: Examp
 
 
 def test_a_folder_with_other_things_is_not_written_into(
-    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
+    image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "thesis.txt").write_text("all my work")
     with pytest.raises(UserError, match="must be a new or an empty folder. .*thesis.txt"):
-        with start(picture_folder, gathered, tmp_path):
+        with start(image_folder, gathered, tmp_path):
             pass
     assert (tmp_path / "thesis.txt").read_text() == "all my work"
     assert "config.json" not in os.listdir(tmp_path)
@@ -59,18 +59,18 @@ def test_a_folder_with_other_things_is_not_written_into(
 
 @pytest.mark.parametrize("left", [[], [".lock"], [".lock", "splits.csv"], [".lock", "splits.csv", "labels.txt"]])
 def test_what_a_killed_start_left_is_no_obstacle(
-    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path, left: list[str]
+    image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path, left: list[str]
 ) -> None:
     (tmp_path / "run").mkdir()
     for name in left:
         (tmp_path / "run" / name).write_text("half")
-    with start(picture_folder, gathered, tmp_path / "run") as place:
+    with start(image_folder, gathered, tmp_path / "run") as place:
         assert len(Run.open(place).splits()) == 40
 
 
 @pytest.mark.parametrize("is_new", [True, False])
 def test_a_failed_start_leaves_no_half_made_run(
-    picture_folder: pathlib.Path,
+    image_folder: pathlib.Path,
     gathered: Examples,
     tmp_path: pathlib.Path,
     is_new: bool,
@@ -84,17 +84,17 @@ def test_a_failed_start_leaves_no_half_made_run(
         def count_params(self) -> int:
             raise UserError("not built yet")
 
-    with pytest.raises(UserError, match="not built yet"), start(picture_folder, gathered, place, Unknown()):
+    with pytest.raises(UserError, match="not built yet"), start(image_folder, gathered, place, Unknown()):
         pass
     assert place.exists() != is_new
     assert is_new or os.listdir(place) == []
 
 
 def test_two_processes_cannot_share_a_folder(
-    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
+    image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
 ) -> None:
     """Locks of two open files exclude each other as those of two processes do."""
-    with start(picture_folder, gathered, tmp_path / "run") as place:
+    with start(image_folder, gathered, tmp_path / "run") as place:
         resumed = dataclasses.replace(Run.open(place).config, resume=True)
         with pytest.raises(UserError, match="Another process is training in --run_dir"):
             with folder.reopen(resumed, gathered):
@@ -105,7 +105,7 @@ def test_two_processes_cannot_share_a_folder(
 
 def changed(gathered: Examples, how: str) -> Examples:
     source = gathered.source
-    if how == "a picture more":
+    if how == "an image more":
         indices = [*range(len(source)), 0]
         digests = [gathered.digests[i] for i in indices]
         taken = source.take(indices)  # type: ignore[arg-type]
@@ -119,22 +119,22 @@ def changed(gathered: Examples, how: str) -> Examples:
     return dataclasses.replace(gathered, source=dataclasses.replace(source, labels=1 - source.labels))
 
 
-@pytest.mark.parametrize("how", ["a picture more", "another part", "other labels", "another content"])
-def test_a_resume_needs_the_same_pictures(
-    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path, how: str
+@pytest.mark.parametrize("how", ["an image more", "another part", "other labels", "another content"])
+def test_a_resume_needs_the_same_images(
+    image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path, how: str
 ) -> None:
-    with start(picture_folder, gathered, tmp_path / "run") as place:
+    with start(image_folder, gathered, tmp_path / "run") as place:
         resumed = dataclasses.replace(Run.open(place).config, resume=True)
-    with pytest.raises(UserError, match="needs the pictures that .* was started with"):
+    with pytest.raises(UserError, match="needs the images that .* was started with"):
         with folder.reopen(resumed, changed(gathered, how)):
             pass
 
 
 def test_a_finished_run_cannot_be_resumed(
-    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
+    image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
 ) -> None:
     """Unless it shall train on, which takes its checkpoint."""
-    with start(picture_folder, gathered, tmp_path / "run") as place:
+    with start(image_folder, gathered, tmp_path / "run") as place:
         resumed = dataclasses.replace(Run.open(place).config, resume=True)
     test = pathlib.Path(place, "test.json")
     test.write_text('{"accuracy": 1.0}')
@@ -154,9 +154,9 @@ def test_a_finished_run_cannot_be_resumed(
 
 
 def test_the_head_gets_no_more_epochs_once_fine_tuning_has_begun(
-    picture_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
+    image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
 ) -> None:
-    with start(picture_folder, gathered, tmp_path / "run") as place:
+    with start(image_folder, gathered, tmp_path / "run") as place:
         longer = dataclasses.replace(Run.open(place).config, resume=True, epochs=5)
     _write_progress(place, phase=1)
     with pytest.raises(UserError, match="the fine-tuning, which has begun. Received: --epochs=5.*--fine_tune_epochs"):
@@ -172,10 +172,10 @@ def _write_progress(place: str, phase: int) -> None:
 
 @pytest.mark.parametrize("kept", [0.0, 0.2, 0.5, 0.9])
 @pytest.mark.parametrize("form", ["jpeg", "png", "gif", "bmp"])
-def test_a_picture_that_was_cut_off_after_the_scan_is_said(form: str, kept: float) -> None:
+def test_an_image_that_was_cut_off_after_the_scan_is_said(form: str, kept: float) -> None:
     """In the words of the graph in which training decodes, whatever the decoder complains of."""
     whole = getattr(encoded, form)()
-    pictures = tf.data.Dataset.from_tensors(whole[: int(kept * len(whole))]).map(lambda picture: decode(picture, 32))
-    message = r"The pictures in --data=cats must stay as they are.*one that can no longer be decoded"
+    images = tf.data.Dataset.from_tensors(whole[: int(kept * len(whole))]).map(lambda image: decode(image, 32))
+    message = r"The images in --data=cats must stay as they are.*one that can no longer be decoded"
     with pytest.raises(UserError, match=message), examples.unchanged(TrainConfig(data="cats")):
-        list(pictures)
+        list(images)

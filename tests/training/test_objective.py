@@ -32,7 +32,7 @@ def evaluate(objective: Objective, outputs: object, labels: np.ndarray) -> dict[
 
 
 def test_the_accuracy_of_one_logit_is_judged_at_zero() -> None:
-    """At 0.5, the default threshold, the third picture would count as class 0."""
+    """At 0.5, the default threshold, the third image would count as class 0."""
     logits = np.asarray([[-3.0], [-0.1], [0.3], [0.1], [4.0], [-0.2]])
     labels = np.asarray([0, 0, 1, 1, 1, 1])
     metrics = evaluate(Objective(2, ("class",), {}), logits, labels)

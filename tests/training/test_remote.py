@@ -1,4 +1,4 @@
-"""Pictures, weights, run folder, report and export on `ram://`, TensorFlow's file system in memory."""
+"""Images, weights, run folder, report and export on `ram://`, TensorFlow's file system in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = "ram://darkroom"
 
 @pytest.fixture(scope="module")
 def remote_photos(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two classes of twenty pictures each."""
+    """Two classes of twenty images each."""
     from tests.conftest import encode, stripes
 
     for name in ("lying", "upright"):
@@ -99,6 +99,6 @@ def test_missing_and_wrong_remote_files_are_explained() -> None:
         weights.load_trained(f"{ROOT}/none.keras")
 
 
-def test_a_run_folder_inside_remote_pictures_is_refused() -> None:
-    with pytest.raises(UserError, match="outside the pictures"):
+def test_a_run_folder_inside_remote_images_is_refused() -> None:
+    with pytest.raises(UserError, match="outside the images"):
         resolved(TrainConfig(model="lenet5", data="gs://bucket/photos", run_dir="gs://bucket/photos/run"))

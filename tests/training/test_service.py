@@ -21,7 +21,7 @@ from training.fit import train
 from training.run import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# All pictures in one step, or the order in which the batches come would change the result.
+# All images in one step, or the order in which the batches come would change the result.
 FLAGS = {"model": "lenet5", "image_size": 16, "batch_size": 64, "learning_rate": 1e-3, "epochs": 2, "augment": "full"}
 
 
@@ -40,19 +40,19 @@ def assert_same(one: Run, other: Run, tolerance: float) -> None:
         assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), abs=1e-5)
 
 
-def test_the_result_is_that_without_a_service(address: str, picture_folder: pathlib.Path) -> None:
-    flags = {**FLAGS, "data": str(picture_folder)}
-    here = train(resolved(TrainConfig(**flags, run_dir=str(picture_folder.parent / "here"))), "test")
-    config = resolved(TrainConfig(**flags, run_dir=str(picture_folder.parent / "there"), data_service=address))
+def test_the_result_is_that_without_a_service(address: str, image_folder: pathlib.Path) -> None:
+    flags = {**FLAGS, "data": str(image_folder)}
+    here = train(resolved(TrainConfig(**flags, run_dir=str(image_folder.parent / "here"))), "test")
+    config = resolved(TrainConfig(**flags, run_dir=str(image_folder.parent / "there"), data_service=address))
     assert config.cache == "none"
     assert_same(here, train(config, "test"), 1e-6)
 
 
 @pytest.mark.slow
-def test_two_workers_of_the_training_share_a_service(address: str, picture_folder: pathlib.Path) -> None:
-    flags = {**FLAGS, "data": str(picture_folder)}
-    one = train(resolved(TrainConfig(**flags, run_dir=str(picture_folder.parent / "one"))), "test")
-    given = {**flags, "run_dir": str(picture_folder.parent / "two"), "data_service": address}
+def test_two_workers_of_the_training_share_a_service(address: str, image_folder: pathlib.Path) -> None:
+    flags = {**FLAGS, "data": str(image_folder)}
+    one = train(resolved(TrainConfig(**flags, run_dir=str(image_folder.parent / "one"))), "test")
+    given = {**flags, "run_dir": str(image_folder.parent / "two"), "data_service": address}
     command = ["-m", "training.launch", "--workers=2", "--", "train.py", *(f"--{k}={v}" for k, v in given.items())]
     result = subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ, capture_output=True, timeout=300)
     assert result.returncode == 0, result.stderr.decode()[-2000:]
@@ -61,12 +61,12 @@ def test_two_workers_of_the_training_share_a_service(address: str, picture_folde
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_service(
-    address: str, picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    address: str, image_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one has gone for good; the rest of the training ends as it would have without any."""
-    flags = {**FLAGS, "data": str(picture_folder)}
-    here = train(resolved(TrainConfig(**flags, run_dir=str(picture_folder.parent / "here"))), "test")
-    run_dir = str(picture_folder.parent / "there")
+    flags = {**FLAGS, "data": str(image_folder)}
+    here = train(resolved(TrainConfig(**flags, run_dir=str(image_folder.parent / "here"))), "test")
+    run_dir = str(image_folder.parent / "there")
 
     first = tf.data.experimental.service.DispatchServer()
     server = worker(first.target)
@@ -83,10 +83,10 @@ def test_a_run_goes_on_with_another_service(
 
 
 def test_a_wrong_address_ends_the_training_before_it_begins(
-    picture_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_dir = picture_folder.parent / "run"
-    config = TrainConfig(**FLAGS, data=str(picture_folder), run_dir=str(run_dir), data_service="grpc://127.0.0.1:9")
+    run_dir = image_folder.parent / "run"
+    config = TrainConfig(**FLAGS, data=str(image_folder), run_dir=str(run_dir), data_service="grpc://127.0.0.1:9")
     find = service.find
     monkeypatch.setattr(service, "find", lambda address: find(address, seconds=1))
     with pytest.raises(UserError, match="does not answer"):

@@ -18,11 +18,9 @@ from training.fit import train
 
 
 def test_shards_and_memory_give_the_same_network(
-    picture_folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [
-        records.example(path.read_bytes(), None, path.parent.name) for path in sorted(picture_folder.rglob("*.jpg"))
-    ]
+    rows = [records.example(path.read_bytes(), None, path.parent.name) for path in sorted(image_folder.rglob("*.jpg"))]
     for shard in range(3):
         records.write(tmp_path / f"train-{shard:05d}-of-00003", rows[shard::3])
     flags = {"model": "lenet5", "image_size": 16, "batch_size": 8, "learning_rate": 1e-3, "epochs": 2, "cache": "none"}

@@ -18,7 +18,7 @@ import models
 from training.config import TrainConfig, resolved
 from training.fit import train
 
-# 17 and 9 pictures over in the last step of an epoch, or 1 and 1: it can't be divided, or has fewer than devices.
+# 17 and 9 images over in the last step of an epoch, or 1 and 1: it can't be divided, or has fewer than devices.
 _DIGITS = {"data": "digits", "train_fraction": 0.1, "learning_rate": 1e-3, "epochs": 2}
 TRAININGS: dict[str, dict] = {
     "scratch": {"model": "lenet5", "image_size": 16, "batch_size": 54, "augment": "full"},
