@@ -173,5 +173,5 @@ def augment(pixels: tf.Tensor, level_layers: list[RandomGeometry | RandomColor],
 
 
 def num_draws(level_layers: list[RandomGeometry | RandomColor]) -> int:
-    """How many random numbers an image needs."""
+    """How many random numbers per image needs."""
     return sum(layer.num_draws for layer in level_layers)

@@ -19,7 +19,7 @@ class Share:
     batch, so the slices together are the batch.
 
     Attributes:
-        parts: how many slices a batch is cut into.
+        parts: how many slices per batch is cut into.
         first: index of the first slice that is made here.
         count: how many are made here, each as an element of its own, in order.
     """

@@ -175,7 +175,7 @@ def _build_from_shapes(original: Callable) -> Callable:
 
 
 def _of_one_row(spec: tf.TypeSpec) -> keras.KerasTensor:
-    # With several devices a worker's spec holds one of each, all the same.
+    # With several devices per worker's spec holds one of each, all the same.
     first = spec if isinstance(spec, tf.TensorSpec) else spec._value_specs[0]
     return keras.KerasTensor((1, *first.shape[1:]), first.dtype.name)
 
