@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import time
 
 import keras
@@ -118,6 +119,17 @@ def test_the_model_card_names_schedule_and_both_learning_rates(assessment: Asses
     subject = dataclasses.replace(assessment.subject, run=tuned)
     text = card.text(dataclasses.replace(assessment, subject=subject))
     assert "Learning rate 0.003, for the fine-tuning 2e-05, falling to 0 along half a cosine (Adam)." in text
+
+
+def test_the_model_card_holds_the_commands_by_which_a_run_was_trained_on(
+    assessment: Assessment, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(assessment.subject.run.path, tmp_path / "run")
+    run = Run.open(str(tmp_path / "run"))
+    details = run.details() | {"continued_by": ["python train.py --resume --epochs=9"]}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(details))
+    text = card.text(dataclasses.replace(assessment, subject=dataclasses.replace(assessment.subject, run=run)))
+    assert "\n    python train.py --model=lenet5\n    python train.py --resume --epochs=9\n\n" in text
 
 
 def test_the_page_names_the_kept_epoch_and_marks_it(page: Page, assessment: Assessment) -> None:
