@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -15,8 +17,10 @@ from serving.export import describe
 from serving.metadata import Metadata
 from training.run import Run
 
-_KERAS_NAMES = {"tflite": "litert", "onnx": "onnx"}
 _NEEDS = {"tflite": (), "onnx": ("onnx", "tf2onnx")}
+# Weights of so many numbers, 256 kB in float32, are kept out of the conversion to ONNX.
+_LARGE = 1 << 16
+_WEIGHT = "large_weight_"
 
 
 def export(run: Run, kind: str, folder: str | None = None) -> str:
@@ -56,9 +60,41 @@ def save(model: keras.Model, path: str, kind: str, metadata: Metadata) -> None:
     size, channels = metadata.image_size, metadata.channels
     pixels = keras.InputSpec(dtype="float32", shape=(None, size, size, channels), name="pixels")
     for_inference = _for_inference(model, pixels)
-    for_inference.export(path, format=_KERAS_NAMES[kind], input_signature=[pixels], verbose=False)
-    describe_file: dict[str, Callable[[str, Metadata], None]] = {"tflite": _describe_tflite, "onnx": _describe_onnx}
-    describe_file[kind](path, metadata)
+    if kind == "tflite":
+        for_inference.export(path, format="litert", input_signature=[pixels], verbose=False)
+        _describe_tflite(path, metadata)
+    else:
+        large = [weight for weight in model.variables if math.prod(weight.shape) >= _LARGE]
+        inputs = [keras.InputSpec(weight.dtype, weight.shape, name=f"{_WEIGHT}{i}") for i, weight in enumerate(large)]
+        WithWeights(for_inference, large).export(
+            path, format="onnx", input_signature=[[pixels, *inputs]], verbose=False
+        )
+        _complete_onnx(path, large, metadata)
+
+
+class WithWeights(keras.Model):
+    """A network as a function of pixels and of the values of its large weights.
+
+    tf2onnx copies every constant dozens of times: of AlexNet's 57 million weights it made more than 9 GB, and of these
+    inputs, which become constants of the file afterwards, nothing.
+
+    Args:
+        network: takes pixels, and gives the same whatever is passed as `training`.
+        large: variables of it, whose values follow the pixels in the inputs.
+    """
+
+    def __init__(self, network: keras.Model, large: Sequence[keras.Variable]) -> None:
+        """See the class."""
+        super().__init__()
+        self.network = network
+        self.large = tuple(large)
+        self.built = True
+
+    def call(self, inputs: Sequence[Any]) -> Any:
+        """What the network gives for the first of `inputs`, with the others as its large weights."""
+        pixels, *values = inputs
+        with keras.StatelessScope(state_mapping=list(zip(self.large, values, strict=True))):
+            return self.network(pixels)
 
 
 def _check_packages(kind: str) -> None:
@@ -87,10 +123,15 @@ def _describe_tflite(path: str, metadata: Metadata) -> None:
         archive.writestr("labels.txt", "".join(f"{name}\n" for name in metadata.class_names))
 
 
-def _describe_onnx(path: str, metadata: Metadata) -> None:
+def _complete_onnx(path: str, large: Sequence[keras.Variable], metadata: Metadata) -> None:
+    """Puts the large weights and the metadata into the file."""
     import onnx
 
     model = onnx.load(path)
+    for entry in [entry for entry in model.graph.input if entry.name.startswith(_WEIGHT)]:
+        values = keras.ops.convert_to_numpy(large[int(entry.name.removeprefix(_WEIGHT))])
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, entry.name))
+        model.graph.input.remove(entry)
     properties = {"metadata": metadata.to_json(), "class_names": "\n".join(metadata.class_names)}
     onnx.helper.set_model_props(model, properties)
     onnx.save(model, path)

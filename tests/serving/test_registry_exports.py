@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import zipfile
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def test_an_onnx_file_answers_the_same(network: Network, tmp_path: pathlib.Path)
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime isn't installed (extra `onnx`)")
     path = str(tmp_path / "model.onnx")
     other_formats.save(network.model, path, "onnx", network.about)
+    weights = 4 * network.model.count_params()
+    assert 0.99 * weights - 64_000 <= os.path.getsize(path) <= 1.01 * weights + 64_000
     session = onnxruntime.InferenceSession(path)
     assert [entry.name for entry in session.get_inputs()] == ["pixels"]
     names = [entry.name for entry in session.get_outputs()]
