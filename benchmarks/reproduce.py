@@ -55,7 +55,7 @@ _QUICK: dict[str, Plan] = {
     "mnist_bn_mlp": Plan(seeds=3),
     "mnist_lenet5": Plan(seeds=3),
     "mnist_alexnet": Plan(flags=("--image_size=99", "--train_fraction=0.02", "--val_fraction=0.005", "--epochs=2")),
-    "catdog_deep_mlp": Plan(seeds=3, flags=("--epochs=6",)),
+    "catdog_deep_mlp": Plan(flags=("--epochs=6",)),
     "catdog_multitask": Plan(flags=("--epochs=6",)),
     "catdog_alexnet_scratch": Plan(flags=("--train_fraction=0.25", "--epochs=4")),
     "catdog_alexnet_augment": Plan(flags=("--train_fraction=0.25", "--epochs=4")),
