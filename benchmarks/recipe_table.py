@@ -1,4 +1,4 @@
-"""What the recipes gave: recipes/measured.json, and the texts made from it, RESULTS.md and the figure in each recipe.
+"""What the recipes gave: recipes/measured.json, and what is made from it: RESULTS.md, each recipe's figure, a table.
 
 Nothing of it is written by hand. A row carries the commit of its runs and a digest of itself, and a test makes the
 texts again, so that an edit of any of them is noticed.
@@ -34,6 +34,18 @@ _SECTIONS = {
     "quick": "\n## Quick\n\nThe command shows where epochs, images or their size are less than the recipe says.\n\n",
     "full": "\n## Full\n\nThe recipes as they are.\n\n",
 }
+# The README's table: recipe, and what it is for a reader who doesn't know the recipes.
+_HIGHLIGHTS = {
+    "catdog_squeezenet_freeze": "SqueezeNet with ImageNet weights, frozen, a new head; 1,920 cats and dogs to train on",
+    "catdog_squeezenet_freeze_10percent": "the same with 240 images",
+    "catdog_squeezenet_scratch": "the same network from random weights, 1,920 images",
+    "catdog_squeezenet_scratch_10percent": "from random weights, 240 images",
+    "mnist_lenet5": "LeNet-5 on MNIST",
+    "mnist_bn_mlp": "MLP with batch normalization on MNIST",
+    "mnist_plain_mlp": "the same MLP without it",
+}
+_BLOCK = re.compile(r"(<!-- measured -->\n).*(<!-- end of measured -->)", re.DOTALL)
+
 _HEADER = (
     "| recipe | command | seeds | test accuracy | 95 % interval | seconds per epoch | hardware | date | commit |\n"
     "| --- | --- | ---: | --- | --- | ---: | --- | --- | --- |\n"
@@ -89,6 +101,30 @@ class Measured:
             if rows
         ]
         return _ABOUT + "".join(sections)
+
+
+def with_highlights(readme: str, measured: Measured) -> str:
+    """`readme` with its measured block made anew: the best-known experiments, and what pretraining is worth in them."""
+    rows = {name: row for name, row in measured.rows("quick").items() if name in _HIGHLIGHTS and "seeds" in row}
+    lines = ["| what | recipe | test accuracy | seeds | 95 % interval |", "| --- | --- | --- | ---: | --- |"]
+    lines += [_highlight(name, rows[name]) for name in _HIGHLIGHTS if name in rows]
+    gaps = [
+        f"{100 * (accuracy(rows[frozen]) - accuracy(rows[scratch])):.0f} points with {images} images"
+        for frozen, scratch, images in (
+            ("catdog_squeezenet_freeze", "catdog_squeezenet_scratch", "1,920"),
+            ("catdog_squeezenet_freeze_10percent", "catdog_squeezenet_scratch_10percent", "240"),
+        )
+        if {frozen, scratch} <= set(rows)
+    ]
+    if gaps:
+        lines += ["", f"After equally many epochs the pretrained SqueezeNet is ahead by {' and '.join(gaps)}."]
+    return _BLOCK.sub(lambda block: block[1] + "\n".join(lines) + "\n" + block[2], readme)
+
+
+def _highlight(name: str, row: Row) -> str:
+    low, high = interval(row)
+    cells = [_HIGHLIGHTS[name], f"`{name}`", f"{100 * accuracy(row):.1f} %", len(row["seeds"])]
+    return f"| {' | '.join(map(str, cells))} | {100 * low:.1f} to {100 * high:.1f} % |"
 
 
 def is_unchanged(row: Row) -> bool:

@@ -2,9 +2,9 @@
 
 `python -m benchmarks.reproduce --scale=quick --cat_dog=cat_dog/ --data_dir=DIR --squeezenet=FILE.h5`
 
-The figures go to recipes/measured.json; RESULTS.md and the figure in each recipe are made from it. A failing recipe
-doesn't stop the others, and a second call continues where the first was stopped: finished runs are kept, and an
-interrupted one is resumed from its checkpoint. Rows of recipes that aren't run now stay.
+The figures go to recipes/measured.json; RESULTS.md, the figure in each recipe and the README's table are made from it.
+A failing recipe doesn't stop the others, and a second call continues where the first was stopped: finished runs are
+kept, and an interrupted one is resumed from its checkpoint. Rows of recipes that aren't run now stay.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ flags.DEFINE_string("data_dir", None, "Folder where TensorFlow Datasets keeps mn
 flags.DEFINE_string("squeezenet", None, "SqueezeNet's published weights, without top. Default: skip its recipes.")
 flags.DEFINE_boolean("imagenet", False, "Run the recipes that download ImageNet weights too.")
 flags.DEFINE_string("runs", "runs/reproduce", "Folder for the runs.")
-flags.DEFINE_string("into", str(_RECIPES.parent), "Folder whose RESULTS.md and recipes/ are brought up to date.")
+flags.DEFINE_string(
+    "into", str(_RECIPES.parent), "Folder whose RESULTS.md, README.md and recipes/ are brought up to date."
+)
 flags.DEFINE_string("hardware", None, "What the runs were made on, for the table. Default: this machine's processor.")
 flags.DEFINE_list("only", [], "Names of recipes; default: all.")
 
@@ -77,8 +79,7 @@ def main(argv: list[str]) -> None:
     for number, name in enumerate(names):
         print(f"[{number + 1}/{len(names)}] {name}", flush=True)
         measured.add(_run_recipe(name), flags.FLAGS.scale, flags.FLAGS.hardware)
-        (into / "RESULTS.md").write_text(measured.markdown(), encoding="utf-8")
-        _write_figure(into / "recipes" / f"{name}.flags", measured)
+        _write(into, measured)
     print(f"Written: {into / 'RESULTS.md'}")
 
 
@@ -94,11 +95,18 @@ def figure_of(name: str, measured: Measured) -> str:
     return recipe_table.figure((with_figures or [row for row in rows if row])[0])
 
 
-def _write_figure(recipe: pathlib.Path, measured: Measured) -> None:
-    if recipe.is_file():
-        lines = recipe.read_text(encoding="utf-8").splitlines()
-        lines = [figure_of(recipe.stem, measured) if line.startswith("# Measured: ") else line for line in lines]
-        recipe.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def _write(into: pathlib.Path, measured: Measured) -> None:
+    """Brings all texts that hold figures up to date, as far as they are in `into`."""
+    (into / "RESULTS.md").write_text(measured.markdown(), encoding="utf-8")
+    readme = into / "README.md"
+    if readme.is_file():
+        text = recipe_table.with_highlights(readme.read_text(encoding="utf-8"), measured)
+        readme.write_text(text, encoding="utf-8")
+    for recipe in (into / "recipes").glob("*.flags"):
+        if any(recipe.stem in measured.rows(scale) for scale in recipe_table.SCALES):
+            lines = recipe.read_text(encoding="utf-8").splitlines()
+            lines = [figure_of(recipe.stem, measured) if line.startswith("# Measured: ") else line for line in lines]
+            recipe.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _plan(name: str, scale: str) -> Plan:
