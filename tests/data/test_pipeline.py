@@ -83,7 +83,7 @@ def test_evaluation_is_never_augmented() -> None:
 def test_targets_are_computed_after_augmentation() -> None:
     bright = Table(np.full((4, 8, 8, 3), 100, np.uint8), np.zeros(4, np.int64))
 
-    def mean(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def mean(pixels: tf.Tensor, labels: tf.Tensor, columns: dict[str, tf.Tensor]) -> tf.Tensor:
         return tf.reduce_mean(tf.cast(pixels, tf.float32), axis=(1, 2, 3))
 
     for pixels, targets in training_batches(bright, Steps(4, 0, 0, 1), level="full", targets=mean):
