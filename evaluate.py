@@ -69,9 +69,9 @@ def _evaluate(run: Run) -> None:
     model = run.load_model()
     if _EXPORT.value:
         network = saved_models.newest(_EXPORT.value)
-        predictor = predictions.from_saved_model(network, run.class_names)
+        predictor = predictions.from_saved_model(network, run.heads)
     else:
-        network, predictor = "model.keras", predictions.from_model(model)
+        network, predictor = "model.keras", predictions.from_model(model, run.heads)
     subject = _subject(run, network)
     assessment = assess.assess(subject, predictor, _BATCH_SIZE.value)
     print(_summary(assessment))
@@ -98,7 +98,7 @@ def _folder(subject: Subject) -> str:
 
 
 def _summary(assessment: Assessment) -> str:
-    from evaluation import tables
+    from evaluation import report, tables
 
     numbers = assessment.numbers
     low, high = tables.percent(numbers["accuracy_low"]), tables.percent(numbers["accuracy_high"])
@@ -112,9 +112,9 @@ def _summary(assessment: Assessment) -> str:
     ]
     if len(numbers["classes"]) <= _MOST_PRINTED_CLASSES:
         paragraphs.append(tables.confusion(numbers))
-    if brightness := numbers["brightness"]:
-        mae, rmse, r2 = (tables.decimal(brightness[name]) for name in ("mae", "rmse", "r2"))
-        paragraphs.append(f"Brightness (0-1): mean absolute error {mae}, root mean squared error {rmse}, R² {r2}.")
+    for head in report.measured(assessment):
+        found = (f"{name} {tables.decimal(numbers[head.name][key])}" for key, (name, _) in head.measures.items())
+        paragraphs.append(f"{head.title} ({head.scale}): {', '.join(found)}.")
     paragraphs += [f"Warning: {warning}" for warning in numbers["warnings"]]
     return "\n\n".join(paragraphs)
 

@@ -35,14 +35,15 @@ def main(argv: list[str]) -> int:
     # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
     startup.load_tensorflow()
     from evaluation import prediction_rows
+    from training import heads
     from training.run import Run
 
     run = Run.open(_RUN.value or "")
     paths = prediction_rows.find(argv[1:])
     if not paths:
         raise errors.UserError(f"There must be an image at least. Received no file in: {', '.join(argv[1:])}.")
-    has_brightness = "brightness" in models.find(run.config.model).heads
-    layout = answers.Layout(paths, [printable(name) for name in run.class_names], has_brightness)
+    further = [head.name for head in heads.further(run.heads)]
+    layout = answers.Layout(paths, [printable(name) for name in run.class_names], further)
     return answers.write(_predict(run, paths), layout, flags.FLAGS)
 
 
@@ -50,11 +51,11 @@ def _predict(run: Run, paths: list[str]) -> Iterator[answers.Row]:
     from data.progress import progress
     from evaluation import prediction_rows, predictions
 
-    answer = predictions.answering(run.load_model())
+    answer = predictions.answering(run.load_model(), run.heads)
     channels = models.find(run.config.model).channels
     reader = prediction_rows.Reader(run.config.image_size or 0, channels, run.class_names, len(run.class_names))
     found = reader.rows(paths, answer, _BATCH_SIZE.value)
-    rows = (answers.Row(row.path, dict(row.answers), row.brightness, row.error) for row in found)
+    rows = (answers.Row(row.path, dict(row.answers), row.further, row.error) for row in found)
     # On a terminal the rows themselves show the progress, and a second line would tear them.
     return rows if sys.stdout.isatty() else progress(rows, len(paths), "predicting")
 

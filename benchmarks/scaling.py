@@ -125,12 +125,12 @@ def _step_seconds(model, team) -> float:  # type: ignore[no-untyped-def]
     import numpy as np
 
     from data.pipeline import Steps, Table, training_batches
-    from training.objective import Objective
+    from training.heads import Objective, heads_of
 
     total, size = _WARM_UP_STEPS + flags.FLAGS.steps, flags.FLAGS.batch_size * team.workers
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (4 * size, *model.input_shape[1:]), np.uint8)
-    objective = Objective(10, models.find(flags.FLAGS.model).heads, {"class": 0.7, "brightness": 0.3})
+    objective = Objective(heads_of(flags.FLAGS.model, tuple("0123456789")))
     rows = Table(pixels, generator.integers(0, 10, len(pixels)))
     times: list[float] = []
     clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: times.append(time.monotonic()))

@@ -64,14 +64,14 @@ def _rate(name: str, *, tuned: bool, real: bool) -> float:
     import keras
     import tensorflow as tf
 
-    from training.objective import Objective
+    from training.heads import Objective, heads_of
 
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     keras.backend.clear_session()
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if tuned and has_gpu else "float32")
     spec = models.find(name)
     model = models.build(name, 2)
-    objective = Objective(2, spec.heads, {"class": 0.7, "brightness": 0.3})
+    objective = Objective(heads_of(name, ("first", "second")))
     model.compile(
         optimizer=keras.optimizers.Adam(1e-4), jit_compile="auto" if tuned else False, **objective.compile_arguments()
     )
@@ -111,7 +111,7 @@ def _batches(spec: models.ModelSpec, objective: Any, real: bool) -> Any:
         return training_batches(files, Steps(batch, 0, 0, 1000), level="none", targets=objective.targets)
     pixels = tf.random.stateless_uniform((batch, size, size, spec.channels), (0, 0), 0, 256, tf.int32)
     pixels = tf.cast(pixels, tf.uint8)
-    example = pixels, objective.targets(pixels, tf.range(batch, dtype=tf.int64) % 2)
+    example = pixels, objective.targets(pixels, tf.range(batch, dtype=tf.int64) % 2, {})
     return tf.data.Dataset.from_tensors(example).repeat().prefetch(4)
 
 

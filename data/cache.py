@@ -39,8 +39,8 @@ def keep_decoded(files: Files, digests: list[str], mode: str, is_due: Callable[[
     if place == "none":
         return files
     if place == "memory":
-        return Table(_in_memory(files, shape, is_due), files.source.labels)
-    return Table(_on_disk(files, digests, shape, is_due), files.source.labels)
+        return Table(_in_memory(files, shape, is_due), files.source.labels, columns=files.columns)
+    return Table(_on_disk(files, digests, shape, is_due), files.source.labels, columns=files.columns)
 
 
 def _choose(size: int) -> str:

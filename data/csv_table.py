@@ -1,4 +1,4 @@
-"""A CSV table of `path,label`, with paths relative to the table's folder."""
+"""A CSV table of `path,label` and maybe further columns, with paths relative to the table's folder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ _SHOWN_CHARACTERS = 100
 def load(path: str) -> Source:
     """Reads the table `path`; class indices follow the sorted labels.
 
+    Further columns are `Source.columns`: numbers where all cells of one are, else text.
+
     Raises:
-        UserError: another header, a row without path or label, a path that leaves the table's folder, an image named
+        UserError: another header, a row with an empty cell, a path that leaves the table's folder, an image named
             twice, or fewer than two labels.
     """
-    rows = _read_rows(path)
+    header, cells = _read_rows(path)
+    rows = [(row[0], row[1]) for row in cells]
     folder = os.path.dirname(path) or "."
     classes = sorted({label for _, label in rows})
     _check(path, rows, classes)
@@ -37,26 +40,36 @@ def load(path: str) -> Source:
         labels=np.asarray([index[label] for _, label in rows], np.int64),
         class_names=tuple(classes),
         holds_paths=True,
+        columns={name: _column([row[i] for row in cells]) for i, name in enumerate(header[2:], start=2)},
     )
 
 
-def _read_rows(path: str) -> list[tuple[str, str]]:
+def _column(cells: list[str]) -> np.ndarray:
+    try:
+        return np.asarray([float(cell) for cell in cells])
+    except ValueError:
+        return as_records(cells)
+
+
+def _read_rows(path: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the other lines, without spaces around the cells."""
     reader = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff")))
     try:
         header = [cell.strip() for cell in next(reader, [])]
         lines = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise UserError(f"Line {reader.line_num} of {printable(path)} must be CSV text. Received: {error}.") from error
-    if header != _HEADER:
+    if header[:2] != _HEADER or len(set(header)) < len(header) or not all(header):
         raise UserError(
             f"The first line of {printable(path)} must be `path,label`. Received {_cut(header)}. "
-            "Paths are relative to the table's folder."
+            "Paths are relative to the table's folder; further columns may follow, each with a name of its own."
         )
     for number, row in lines:
-        if len(row) != 2 or not all(cell.strip() for cell in row):
-            raise UserError(f"Line {number} of {printable(path)} must be `path,label`. Received {_cut(row)}.")
+        if len(row) != len(header) or not all(cell.strip() for cell in row):
+            wanted = printable(",".join(header)[:_SHOWN_CHARACTERS])
+            raise UserError(f"Line {number} of {printable(path)} must be `{wanted}`. Received {_cut(row)}.")
         _check_inside(path, number, row[0].strip())
-    return [(row[0].strip(), row[1].strip()) for _, row in lines]
+    return header, [[cell.strip() for cell in row] for _, row in lines]
 
 
 def _cut(row: list[str]) -> str:

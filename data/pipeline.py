@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from data.source import Source
 # What the parallel calls have ready comes on top.
 _BATCHES_AHEAD = 2
 
-Targets = Callable[[tf.Tensor, tf.Tensor], Any]
+# From the pixels, the labels and the further columns of a batch.
+Targets = Callable[[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]], Any]
 # A batch, or a slice of it, to make: its place, and the indices of its rows.
 Slice = tuple[Place, tf.Tensor]
 # From the steps of an epoch, and what makes the batches of one step, to the batches, made by others and in any order.
@@ -37,12 +38,18 @@ class Files:
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Further values of the images."""
+        return self.source.columns
+
 
 @dataclass(frozen=True)
 class Table:
     """Rows that lie in memory, or in a file mapped into it: arrays with one row per image.
 
     The first column is what the model sees, pixels or features; the second is the labels, or the targets themselves.
+    Further columns, by name, are those that targets are made from.
     Of a table with several views, the rows of the second view follow those of the first, and so on; an epoch shows one
     view of each image, the next epoch the next one.
     """
@@ -50,6 +57,7 @@ class Table:
     inputs: np.ndarray
     labels: Any
     views: int = 1
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.inputs) // self.views
@@ -109,7 +117,7 @@ def training_batches(
         rows: what to draw from.
         steps: which steps, and the seed.
         level: of augmentation, `none`, `basic` or `full`.
-        targets: makes the targets from `(pixels, labels)` after augmentation; None gives the labels themselves.
+        targets: makes the targets from `(pixels, labels, columns)` after augmentation; None gives the labels.
         share: which slices of each batch to make; where it is cut, the rows' counts come third.
         elsewhere: has the batches of one epoch made by others; they come in any order, each once.
     """
@@ -151,9 +159,9 @@ def _batches(
         order = epoch_order(steps.seed, epoch, len(rows)) if shuffled else None
         return functools.partial(_slice_at, order=order, batch_size=steps.batch_size, num_rows=len(rows), share=share)
 
-    def finish(pixels: tf.Tensor, labels: tf.Tensor, place: Place) -> tuple:
+    def finish(pixels: tf.Tensor, labels: tf.Tensor, columns: dict[str, tf.Tensor], place: Place) -> tuple:
         pixels = look(pixels, place, bounds(place, steps.batch_size, len(rows), share))
-        batch = pixels, targets(pixels, labels) if targets else labels
+        batch = pixels, targets(pixels, labels, columns) if targets else labels
         return (*batch, *counts(place, steps.batch_size, len(rows), share))
 
     def make(slices: tf.data.Dataset) -> tf.data.Dataset:
@@ -222,17 +230,16 @@ def _parts(epoch: tf.Tensor, step: tf.Tensor, share: Share) -> tf.data.Dataset:
 
 
 def _fetch(rows: Rows, slices: tf.data.Dataset, largest: int) -> tf.data.Dataset:
-    """From slices to (pixels, labels, place), batches of `largest` rows at most."""
+    """From slices to (pixels, labels, columns, place), batches of `largest` rows at most."""
     if isinstance(rows, Files):
         return _decode_files(rows, slices, largest)
     with tf.device("CPU"):
         # Over an aligned array this is a view, so neither memory nor a mapped file is copied.
-        inputs, labels = tf.nest.map_structure(tf.convert_to_tensor, (rows.inputs, rows.labels))
+        table = tf.nest.map_structure(tf.convert_to_tensor, (rows.inputs, rows.labels, rows.columns))
 
     def gather(place: Place, chosen: tf.Tensor) -> tuple:
         index = chosen + place[0] % rows.views * len(rows)
-        row = lambda column: tf.gather(column, index)  # noqa: E731
-        return row(inputs), tf.nest.map_structure(row, labels), place
+        return *tf.nest.map_structure(lambda column: tf.gather(column, index), table), place
 
     return slices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -244,7 +251,7 @@ def _decode_files(rows: Files, slices: tf.data.Dataset, largest: int) -> tf.data
     parallel map and the decoders don't stand still at the end of an epoch.
     """
     with tf.device("CPU"):
-        labels = tf.constant(rows.source.labels)
+        others = tf.nest.map_structure(tf.constant, (rows.source.labels, rows.columns))
     read = rows.source.reader()
     blank = tf.zeros((rows.image_size, rows.image_size, rows.channels), tf.uint8)
 
@@ -257,7 +264,8 @@ def _decode_files(rows: Files, slices: tf.data.Dataset, largest: int) -> tf.data
 
     def join(pixels: tf.Tensor, place_and_chosen: Slice) -> tuple:
         place, chosen = place_and_chosen
-        return pixels[: tf.shape(chosen)[0]], tf.gather(labels, chosen), place
+        labels, columns = tf.nest.map_structure(lambda column: tf.gather(column, chosen), others)
+        return pixels[: tf.shape(chosen)[0]], labels, columns, place
 
     pixels = slices.flat_map(images_of).map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
     pixels = pixels.batch(largest, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,7 @@ class Source:
         is_test: bool array, True for images that the publisher set apart for testing; None when there are none.
         spans: where many images share a file, int64 with a row per image: its first byte there, its length, and how
             many bytes follow it. None where each has a file of its own, or lies in memory.
+        columns: further values by name, float64 or an object array of text with an element per image; empty for most.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Source:
     holds_paths: bool
     is_test: np.ndarray | None = None
     spans: np.ndarray | None = None
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.addresses)
@@ -46,6 +48,7 @@ class Source:
             labels=self.labels[indices],
             is_test=None if self.is_test is None else self.is_test[indices],
             spans=None if self.spans is None else self.spans[indices],
+            columns={name: values[indices] for name, values in self.columns.items()},
         )
 
     def encoded(self, index: int) -> bytes:

@@ -20,6 +20,7 @@ from data.source import Source
 from errors import UserError
 from evaluation import calibration, caveats, duplicates, metrics
 from evaluation.predictions import Predictions, Predictor
+from training.heads import HEADS, FurtherHead, Head, further
 from training.run import Part, Run
 
 # One number is fitted on them, and each costs a forward pass.
@@ -59,6 +60,11 @@ class Subject:
     def class_names(self) -> tuple[str, ...]:
         """Names that can be printed, whatever bytes a folder's name holds."""
         return tuple(printable(name) for name in self.run.class_names)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads of the network."""
+        return self.run.heads
 
 
 @dataclass(frozen=True)
@@ -229,10 +235,13 @@ def _numbers(subject: Subject, predictions: Predictions) -> dict[str, Any]:
     train_counts = np.asarray([trained[name] for name in subject.run.class_names])
     numbers = metrics.classification(predictions.labels, predictions.probabilities, names)
     numbers["baseline"] = metrics.baseline(predictions.labels, train_counts, names)
-    numbers["brightness"] = None
-    if predictions.brightness is not None and predictions.brightness_targets is not None:
-        numbers["brightness"] = metrics.brightness(predictions.brightness_targets, predictions.brightness)
-    return numbers
+    # A file has a section for each kind of head that there is, whatever the network.
+    numbers |= {name: None for name, kind in HEADS.items() if issubclass(kind, FurtherHead)}
+    return numbers | {
+        head.name: head.measure(predictions.targets[head.name], predictions.answers)
+        for head in further(subject.heads)
+        if head.name in predictions.targets and head.name in predictions.answers
+    }
 
 
 def _calibrated(subject: Subject, predictions: Predictions, rescaled: np.ndarray | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import models
 from data.files import write_text
 from evaluation import pages, tables
 from evaluation.assess import Assessment
-from evaluation.report import part_counts
+from evaluation.report import measured, part_counts
 from training import best
 
 FILE = "README.md"
@@ -32,6 +32,7 @@ def text(assessment: Assessment) -> str:
         assessment.numbers,
         subject=assessment.subject,
         config=run.config,
+        heads=measured(assessment),
         spec=models.find(run.config.model),
         kept=best.kept(run.path),
         history=run.history(),

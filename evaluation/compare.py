@@ -38,7 +38,7 @@ def compare(runs: list[Run], batch_size: int) -> dict[str, Any]:
     rows, correct = [], []
     for name, run, part in zip(names, runs, shared, strict=True):
         model = run.load_model()
-        predictions = from_model(model)(part, batch_size, f"predicting with {name}")
+        predictions = from_model(model, run.heads)(part, batch_size, f"predicting with {name}")
         rows.append(_row(name, run, model, predictions, part))
         correct.append(predictions.correct)
         # The next model needs the memory of this one.
@@ -132,13 +132,13 @@ def _row(name: str, run: Run, model: keras.Model, predictions: Predictions, part
         "f1": numbers["macro"]["f1"],
         "parameters": model.count_params(),
         "training_seconds": run.details().get("training_seconds", 0.0),
-        "latency_ms": _latency_ms(model, part),
+        "latency_ms": _latency_ms(run, model, part),
     }
 
 
-def _latency_ms(model: keras.Model, part: Part) -> float:
+def _latency_ms(run: Run, model: keras.Model, part: Part) -> float:
     """Median time of one decoded image through the network, on this machine."""
-    answer = answering(model)
+    answer = answering(model, run.heads)
     pixels = next(iter(part.pixels(1))).numpy()
     times = []
     for _ in range(_WARM_UP_CALLS + _TIMED_CALLS):

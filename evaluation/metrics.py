@@ -70,16 +70,6 @@ def baseline(labels: np.ndarray, train_counts: np.ndarray, class_names: tuple[st
     return {"class": class_names[int(shares.argmax())], **constant}
 
 
-def brightness(targets: np.ndarray, estimates: np.ndarray) -> dict[str, float | None]:
-    """Errors of the brightness head; both arguments in 0-1, shape `(images,)`. R² is None for constant targets."""
-    varies = len(targets) > 1 and float(np.ptp(targets)) > 0
-    return {
-        "mae": number(sk.mean_absolute_error(targets, estimates)),
-        "rmse": number(sk.root_mean_squared_error(targets, estimates)),
-        "r2": number(sk.r2_score(targets, estimates)) if varies else None,
-    }
-
-
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a fraction (Wilson, 1927); honest at 0 and 1 and for few trials."""
     interval = binomtest(successes, trials).proportion_ci(CONFIDENCE_LEVEL, method="wilson")

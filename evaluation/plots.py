@@ -123,19 +123,6 @@ def reliability(labels: np.ndarray, before: np.ndarray, after: np.ndarray | None
 
 
 @styled
-def brightness(targets: np.ndarray, estimates: np.ndarray) -> Figure:
-    """Estimated against measured brightness, both 0-1, a point per image."""
-    figure, axes = _square(percent=False)
-    axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="perfect")
-    axes.plot(targets, estimates, ".", color=BLUE, alpha=0.5, markersize=4, label="an image")
-    axes.set_title("Brightness: estimate against measurement", loc="left")
-    axes.set_xlabel("measured mean brightness (0 black, 1 white)")
-    axes.set_ylabel("estimated brightness")
-    axes.legend(loc="upper left")
-    return figure
-
-
-@styled
 def class_counts(counts: dict[str, np.ndarray], class_names: tuple[str, ...]) -> Figure:
     """Images of each class in each part, largest class on top; `counts` maps a part's name to counts by class."""
     order = np.argsort(-sum(counts.values()), kind="stable")
@@ -186,13 +173,12 @@ def accuracies(names: list[str], accuracy: list[float], low: list[float], high: 
     return figure
 
 
-def _square(percent: bool = True) -> tuple[Figure, Axes]:
+def _square() -> tuple[Figure, Axes]:
     figure = Figure(figsize=_SQUARE)
     axes = figure.subplots()
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
-    if percent:
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure, axes
 
 

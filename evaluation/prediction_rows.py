@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,8 @@ from data.limits import LARGEST_BYTES, TOO_MANY_BYTES
 from data.names import printable
 from evaluation.predictions import Answers
 
+_OF_THE_CLASS = ("label", "score", "probabilities")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -25,13 +28,13 @@ class Row:
     Attributes:
         path: as it was given or found.
         answers: the most probable class names with their probabilities, best first; empty with an error.
-        brightness: the second head's estimate in 0-1; None without such a head.
+        further: what the heads beside the class say, by name; empty with an error.
         error: why the file can't be read; empty for a good one.
     """
 
     path: str
     answers: tuple[tuple[str, float], ...] = ()
-    brightness: float | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
 
 
@@ -96,8 +99,12 @@ class Reader:
         probabilities = answers["probabilities"][number]
         best = np.argsort(-probabilities, kind="stable")[: self.top_k]
         named = tuple((printable(self.class_names[i]), float(probabilities[i])) for i in best)
-        estimate = float(answers["brightness"][number]) if "brightness" in answers else None
-        return Row(path, named, estimate)
+        further = {name: values[number] for name, values in answers.items() if name not in _OF_THE_CLASS}
+        return Row(path, named, {name: _plain(value) for name, value in further.items()})
+
+
+def _plain(value: np.float64 | bytes) -> float | str:
+    return value.decode() if isinstance(value, bytes) else float(value)
 
 
 def _read_local(path: str) -> bytes | str:

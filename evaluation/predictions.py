@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy.special import expit, softmax
 
-from data.names import printable
 from data.progress import progress
 from errors import UserError
 from models import saved_models
-from training.objective import brightness
+from training.heads import Head, by_head, further
 from training.run import Part
 
-_RETURNED = ("probabilities", "brightness")
+Answers = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,14 @@ class Predictions:
     Attributes:
         labels: int64 class indices, shape `(images,)`.
         probabilities: float64 in 0-1, shape `(images, classes)`, two columns for two classes.
-        brightness: the second head's estimates in 0-1, shape `(images,)`; None for a model without it.
-        brightness_targets: the measured mean brightness in 0-1, beside it.
+        answers: all answers by name, those of further heads too (see `training.heads.Head.answer`).
+        targets: what the further heads should have answered, by head; nothing of those whose targets aren't known.
     """
 
     labels: np.ndarray
     probabilities: np.ndarray
-    brightness: np.ndarray | None = None
-    brightness_targets: np.ndarray | None = None
+    answers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    targets: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def predicted(self) -> np.ndarray:
@@ -53,56 +51,49 @@ class Predictions:
         return self.predicted == self.labels
 
 
-Answers = dict[str, np.ndarray]
 Predictor = Callable[[Part, int, str], Predictions]
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Probabilities in float64, shape `(batch, classes)`, from logits `(batch, 1)` or `(batch, classes)`."""
-    logits = np.asarray(logits, np.float64)
-    if logits.shape[1] == 1:
-        return np.concatenate([expit(-logits), expit(logits)], axis=1)
-    return softmax(logits, axis=1)
-
-
-def answering(model: keras.Model) -> Callable[[np.ndarray | tf.Tensor], Answers]:
-    """A function from pixels (batch, height, width, channels) in 0-255 to `probabilities` and maybe `brightness`."""
+def answering(model: keras.Model, heads: Sequence[Head]) -> Callable[[np.ndarray | tf.Tensor], Answers]:
+    """A function from pixels (batch, height, width, channels) in 0-255 to the answers of all heads, in float64."""
     call = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
 
     def answer(pixels: np.ndarray | tf.Tensor) -> Answers:
-        outputs = call(tf.convert_to_tensor(pixels))
-        heads = outputs if isinstance(outputs, dict) else {"class": outputs}
-        answers = {"probabilities": probabilities(heads["class"].numpy())}
-        if "brightness" in heads:
-            answers["brightness"] = heads["brightness"].numpy()[:, 0].astype(np.float64)
-        return answers
+        outputs = by_head(call(tf.convert_to_tensor(pixels)))
+        found = [head.answer(_as_array(outputs[head.name])) for head in heads]
+        return {name: _as_array(value) for answers in found for name, value in answers.items()}
 
     return answer
 
 
-def from_model(model: keras.Model) -> Predictor:
+def from_model(model: keras.Model, heads: Sequence[Head]) -> Predictor:
     """Predicts with a Keras model, from the same pixels that training sees."""
-    answer = answering(model)
+    answer = answering(model, heads)
 
     def predict(part: Part, batch_size: int, title: str) -> Predictions:
-        batches = _pixels(part, batch_size, title)
-        return _collect(part, ({**answer(pixels), "targets": _brightness(pixels)} for pixels in batches))
+        batches = enumerate(_pixels(part, batch_size, title))
+        return _collect(
+            part, ((answer(pixels), _targets(heads, part, i * batch_size, pixels)) for i, pixels in batches)
+        )
 
     return predict
 
 
-def from_saved_model(folder: str, class_names: tuple[str, ...]) -> Predictor:
+def from_saved_model(folder: str, heads: Sequence[Head]) -> Predictor:
     """Predicts with the SavedModel itself: encoded files in, as a server gets them.
 
     Raises:
         UserError: `folder` holds no SavedModel of this project, or one of other classes.
     """
     serve = _load_signature(folder)
+    names = next(head.class_names for head in heads)
+
+    def answered(part: Part, start: int, pixels: tf.Tensor) -> tuple[Answers, Answers]:
+        return _checked(_serve(serve, part, start, len(pixels)), names, folder), _targets(heads, part, start, pixels)
 
     def predict(part: Part, batch_size: int, title: str) -> Predictions:
-        batches = _pixels(part, batch_size, title)
-        answers = (_serve_batch(serve, part, i * batch_size, pixels) for i, pixels in enumerate(batches))
-        return _collect(part, _checked(answers, class_names, folder))
+        batches = enumerate(_pixels(part, batch_size, title))
+        return _collect(part, (answered(part, i * batch_size, pixels) for i, pixels in batches))
 
     return predict
 
@@ -112,17 +103,27 @@ def _pixels(part: Part, batch_size: int, title: str) -> Iterable[tf.Tensor]:
     return progress(part.pixels(batch_size), steps, f"{title} (batches of {batch_size})")
 
 
-def _brightness(pixels: tf.Tensor) -> np.ndarray:
-    return brightness(pixels).numpy()[:, 0].astype(np.float64)
+def _as_array(values: tf.Tensor | np.ndarray) -> np.ndarray:
+    """Numbers in float64, text as it is."""
+    array = np.asarray(values)
+    return array if array.dtype == object else array.astype(np.float64)
 
 
-def _collect(part: Part, batches: Iterable[Answers]) -> Predictions:
+def _targets(heads: Sequence[Head], part: Part, start: int, pixels: tf.Tensor) -> Answers:
+    """What the further heads should answer for a batch, as far as the images have what that is made from."""
+    rows = slice(start, start + len(pixels))
+    labels = tf.constant(part.labels[rows])
+    columns = {name: tf.constant(values[rows]) for name, values in part.source.columns.items()}
+    return {head.name: _as_array(head.target(pixels, labels, columns)) for head in further(heads, columns)}
+
+
+def _collect(part: Part, batches: Iterable[tuple[Answers, Answers]]) -> Predictions:
     """Keeps the answers only, so that memory doesn't grow with the pixels."""
-    answers = list(batches)
-    columns = {name: np.concatenate([batch[name] for batch in answers]) for name in answers[0]}
-    if "brightness" not in columns:
-        return Predictions(part.labels, columns["probabilities"])
-    return Predictions(part.labels, columns["probabilities"], columns["brightness"], columns["targets"])
+    answers, targets = (
+        {name: np.concatenate([batch[name] for batch in column]) for name in column[0]}
+        for column in zip(*batches, strict=True)
+    )
+    return Predictions(part.labels, answers["probabilities"], answers, targets)
 
 
 def _load_signature(folder: str) -> Callable:
@@ -140,21 +141,19 @@ def _load_signature(folder: str) -> Callable:
     return serve
 
 
-def _serve_batch(serve: Callable, part: Part, start: int, pixels: tf.Tensor) -> Answers:
-    encoded = [part.encoded(i) for i in range(start, start + len(pixels))]
-    answers = {name: value.numpy() for name, value in serve(image_bytes=tf.constant(encoded)).items()}
-    return {**answers, "targets": _brightness(pixels)}
+def _serve(serve: Callable, part: Part, start: int, count: int) -> Answers:
+    encoded = [part.encoded(i) for i in range(start, start + count)]
+    return {name: _as_array(value) for name, value in serve(image_bytes=tf.constant(encoded)).items()}
 
 
-def _checked(batches: Iterable[Answers], class_names: tuple[str, ...], folder: str) -> Iterable[Answers]:
+def _checked(answers: Answers, class_names: tuple[str, ...], folder: str) -> Answers:
     """A SavedModel of another run would answer too, in other classes."""
-    expected = [printable(name).encode() for name in class_names]
-    for answers in batches:
-        found = np.asarray(answers["probabilities"], np.float64)
-        fits = found.shape[1] == len(expected)
-        if not fits or [expected[i] for i in found.argmax(axis=1)] != answers["label"].tolist():
-            raise UserError(
-                f"The SavedModel in {folder} must read each image and have the classes of this run, "
-                f"{', '.join(class_names)}. Received: {found.shape[1]} classes, and the label {answers['label'][0]!r}."
-            )
-        yield {name: answers[name].astype(np.float64) for name in (*_RETURNED, "targets") if name in answers}
+    expected = [name.encode() for name in class_names]
+    found = answers["probabilities"]
+    fits = found.shape[1] == len(expected)
+    if not fits or [expected[i] for i in found.argmax(axis=1)] != answers["label"].tolist():
+        raise UserError(
+            f"The SavedModel in {folder} must read each image and have the classes of this run, "
+            f"{', '.join(class_names)}. Received: {found.shape[1]} classes, and the label {answers['label'][0]!r}."
+        )
+    return answers

@@ -16,6 +16,7 @@ from evaluation import exhibits, pages, plots, svg
 from evaluation.assess import Assessment
 from training import best
 from training.curves import draw_curves
+from training.heads import FurtherHead, further
 from training.run import Run, write_json
 
 _MOST_CONFUSED = 12
@@ -61,6 +62,11 @@ def most_confused(numbers: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def measured(assessment: Assessment) -> list[FurtherHead]:
+    """The heads beside the class whose targets are known."""
+    return [head for head in further(assessment.subject.heads) if assessment.numbers[head.name]]
+
+
 def part_counts(run: Run) -> dict[str, np.ndarray]:
     """How many images of each class are in each part, by the part's name for readers."""
     index = {name: i for i, name in enumerate(run.class_names)}
@@ -82,6 +88,7 @@ def _page(assessment: Assessment, model: keras.Model) -> str:
         config=run.config,
         details=run.details(),
         figures=_figures(assessment),
+        heads=measured(assessment),
         classes=_classes(assessment.numbers),
         confused=most_confused(assessment.numbers),
         errors=exhibits.worst_errors(assessment),
@@ -117,8 +124,8 @@ def _figures(assessment: Assessment) -> dict[str, svg.Markup]:
         scores = predictions.probabilities[:, 1]
         figures["ROC curve"] = plots.roc(predictions.labels, scores, names[1])
         figures["Precision-recall curve"] = plots.precision_recall(predictions.labels, scores, names[1])
-    if predictions.brightness is not None:
-        figures["Brightness"] = plots.brightness(predictions.brightness_targets, predictions.brightness)
+    for head in measured(assessment):
+        figures[head.title] = head.figure(predictions.targets[head.name], predictions.answers)
     if history := run.history():
         figures["Learning curves"] = draw_curves(history, best.kept(run.path).epoch)
     return {name: svg.from_figure(figure, name) for name, figure in figures.items()}

@@ -70,7 +70,9 @@ class ModelSpec:
         parameters: exact number of weights, BatchNorm statistics included, at the default size and `classes` classes.
         weights: the published ImageNet weights, or None.
         classes: the number of classes that `parameters` is stated for.
-        heads: names of the outputs; ("class",) models give a tensor, others a dict with these keys.
+        heads: names of the outputs, `class` first; ("class",) models give a tensor, others a dict with these keys.
+            `training.heads` says what each is trained towards.
+        loss_weights: the share of each head's loss, in the order of `heads`, unless the training says otherwise.
     """
 
     builder: str
@@ -83,6 +85,7 @@ class ModelSpec:
     weights: PublishedWeights | None = None
     classes: int = 1000
     heads: tuple[str, ...] = ("class",)
+    loss_weights: tuple[float, ...] = (1.0,)
 
     @property
     def name(self) -> str:
@@ -143,7 +146,7 @@ REGISTRY: dict[str, ModelSpec] = {
     "bn_mlp":      ModelSpec("models.subclassed:bn_mlp",   _BATCH_NORM, 28,  4,  1, "centered", 573_386, classes=10),
     "deep_mlp":    ModelSpec("models.mlp:deep_mlp",        _MLP,        128, 4,  3, "centered", 50_927_559, classes=2),
     "multitask":   ModelSpec("models.subclassed:multitask", _MULTITASK, 128, 4,  3, "centered", 50_595_586, classes=2,
-                             heads=("class", "brightness")),
+                             heads=("class", "brightness"), loss_weights=(0.7, 0.3)),
     "alexnet":     ModelSpec("models.alexnet:alexnet",     _ALEXNET,    227, 67, 3, "centered", 62_378_344),
     "alexnet_owt": ModelSpec("models.alexnet:alexnet_owt", _OWT,        224, 63, 3, "torch", 61_100_840, _OWT_FILE),
     "squeezenet":  ModelSpec("models.squeezenet:squeezenet", _SQUEEZENET, 227, 31, 3, "caffe", 1_235_496),
@@ -173,7 +176,7 @@ def build(name: str, num_classes: int, *, image_size: int | None = None, transfe
     The input is `pixels`: RGB (or gray, see `ModelSpec.channels`) in 0-255, uint8 or float, of shape
     (batch, image_size, image_size, channels). The model has three named layers: `preprocessing`, `backbone`, `head`.
     It gives logits, always float32: (batch, 1) for two classes (positive means class 1), else (batch, num_classes).
-    With several heads it gives a dict: `class` (those logits) and `brightness`, (batch, 1) in 0-1.
+    With several heads (`ModelSpec.heads`) it gives a dict by their names: `class` (those logits) and the others.
 
     Args:
         name: a key of `REGISTRY`.

@@ -21,7 +21,7 @@ from models.layers import unfreeze_backbone
 from models.weight_formats import BadFileError, Tensors
 
 # Layers of published heads: a file "with top" may hold them though only the backbone is wanted.
-_HEAD_LAYERS = frozenset({"fc1", "fc2", "fc1000", "predictions", "probs", "conv10", "class_logits", "brightness"})
+_HEAD_LAYERS = frozenset({"fc1", "fc2", "fc1000", "predictions", "probs", "conv10", "class_logits"})
 _OTHER_NAMES = {"predictions": ("probs", "fc1000")}
 
 
@@ -148,7 +148,8 @@ def _matched(parts: list[keras.Model], tensors: Tensors) -> list[tuple[keras.Var
     layers = {layer.name: layer for part in parts for layer in layers_with_weights(part)}
     found = {name: _tensors_of(name, tensors) for name in layers}
     missing = [name for name, values in found.items() if values is None]
-    extra = [name for name in tensors if name not in layers and name not in _HEAD_LAYERS]
+    of_heads = _HEAD_LAYERS.union(*(spec.heads for spec in models.REGISTRY.values()))
+    extra = [name for name in tensors if name not in layers and name not in of_heads]
     if missing or extra:
         raise BadFileError(_differences(layers, tensors, missing, extra))
     pairs: list[tuple[keras.Variable, np.ndarray]] = []

@@ -24,13 +24,13 @@ class Row:
     Attributes:
         image: its path, as it was given or found.
         probabilities: in 0-1 by class name, the most probable first; empty with an error.
-        brightness: in 0-1; None with an error and for a model without that head.
+        further: what the model's other heads say, by name; empty with an error.
         error: why there is no answer; empty when there is one.
     """
 
     image: str
     probabilities: Mapping[str, float] = field(default_factory=dict)
-    brightness: float | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
 
 
@@ -41,12 +41,12 @@ class Layout:
     Attributes:
         images: the paths of all images that rows will come for, in that order.
         class_names: of the model, in index order.
-        has_brightness: whether the model has that head.
+        further: names of the model's other heads, each a column.
     """
 
     images: Sequence[str]
     class_names: Sequence[str]
-    has_brightness: bool
+    further: Sequence[str] = ()
 
 
 def define_flags() -> None:
@@ -108,9 +108,9 @@ def _top_k(wanted: int | None, classes: int) -> int:
 def _record(row: Row, layout: Layout) -> dict[str, Any]:
     """The shape of every row: one object of the JSON, and with the probabilities flattened one line of the CSV."""
     label, score = next(iter(row.probabilities.items()), (None, None))
-    brightness = {"brightness": row.brightness} if layout.has_brightness else {}
+    further = {name: row.further.get(name) for name in layout.further}
     answer = {"label": label, "score": score, "probabilities": dict(row.probabilities)}
-    return {"image": row.image, **answer, **brightness, "error": row.error or None}
+    return {"image": row.image, **answer, **further, "error": row.error or None}
 
 
 def _write_json(rows: Iterable[Row], layout: Layout) -> None:
@@ -128,8 +128,7 @@ def _write_json(rows: Iterable[Row], layout: Layout) -> None:
 
 def _write_csv(rows: Iterable[Row], layout: Layout) -> None:
     columns = {name: f"probability_{name}" for name in layout.class_names}
-    brightness = ["brightness"] if layout.has_brightness else []
-    header = ["image", "label", "score", *columns.values(), *brightness, "error"]
+    header = ["image", "label", "score", *columns.values(), *layout.further, "error"]
     writer = csv.DictWriter(sys.stdout, header, lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -143,16 +142,25 @@ def _write_table(rows: Iterable[Row], layout: Layout, top_k: int) -> None:
         f"{name}{number}" for number in ("", *(f"_{k}" for k in range(2, top_k + 1))) for name in ("label", "score")
     ]
     label_width = max(5, *(len(_printable(name)) for name in layout.class_names))
-    brightness = ["brightness"] if layout.has_brightness else []
     longest = max((len(_printable(path)) for path in layout.images), default=0)
-    widths = [min(longest, _LONGEST_PATH), *[label_width, len("score_2")] * top_k, *[10 for _ in brightness]]
-    print(_line(["image", *names, *brightness, "error"], widths))
+    widths = [min(longest, _LONGEST_PATH), *[label_width, len("score_2")] * top_k, *map(_further_width, layout.further)]
+    print(_line(["image", *names, *layout.further, "error"], widths))
     for row in rows:
         best = list(row.probabilities.items())[:top_k]
         answers = [cell for label, score in best for cell in (_printable(label), f"{score:6.1%}")]
         blanks = [""] * (2 * top_k - len(answers))
-        estimate = ["" if row.brightness is None else f"{row.brightness:.3f}" for _ in brightness]
-        print(_line([_printable(row.image), *answers, *blanks, *estimate, row.error], widths))
+        further = [_cell(row.further.get(name)) for name in layout.further]
+        print(_line([_printable(row.image), *answers, *blanks, *further, row.error], widths))
+
+
+def _further_width(name: str) -> int:
+    return max(len(name), len("-100.000"))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else _printable(str(value))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import wording
 from errors import UserError
@@ -18,6 +19,8 @@ _LONGEST_PAUSE_SECONDS = 5.0
 # A server that is being restarted is back soon; one that is not there should be reported before anyone gets impatient.
 _DOWN_SECONDS = 3.0
 
+_OF_EVERY_MODEL = ("label", "score", "probabilities", "error")
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -28,14 +31,14 @@ class Answer:
         score: its probability in 0-1.
         probabilities: one for each class name, in 0-1.
         error: why the image was refused; empty when it wasn't.
-        brightness: in 0-1; None for a model without that head.
+        further: what the model's other heads say, by name.
     """
 
     label: str
     score: float
     probabilities: tuple[float, ...]
     error: str = ""
-    brightness: float | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,11 @@ def classify(transport: Transport, images: list[bytes], patience: Patience) -> l
     """
     columns = _call(transport, "serving_default", "image_bytes", images, patience)
     try:
-        rows = zip(columns["label"], columns["score"], columns["probabilities"], columns["error"], strict=True)
-        answers = [Answer(label, score, tuple(values), error) for label, score, values, error in rows]
-        brightness = columns.get("brightness", [None] * len(answers))
+        further = [name for name in columns if name not in _OF_EVERY_MODEL]
+        rows = zip(*(columns[name] for name in (*_OF_EVERY_MODEL, *further)), strict=True)
         answers = [
-            Answer(row.label, row.score, row.probabilities, row.error, value)
-            for row, value in zip(answers, brightness, strict=True)
+            Answer(label, score, tuple(values), error, dict(zip(further, others, strict=True)))
+            for label, score, values, error, *others in rows
         ]
     except (KeyError, ValueError, TypeError) as error:
         raise refused(transport.target, f"other outputs than expected ({error})") from error

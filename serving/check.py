@@ -106,13 +106,13 @@ def _summary(about: Metadata) -> str:
 def _own_probabilities(run: Run, part: Part, batch_size: int) -> Iterator[np.ndarray]:
     import tensorflow as tf
 
-    from serving.signatures import to_probabilities
+    from training.heads import by_head
 
     model = run.load_model()
     call = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
+    head = run.heads[0]
     for pixels in part.pixels(batch_size):
-        logits = call(pixels)
-        yield to_probabilities(logits["class"] if isinstance(logits, dict) else logits).numpy()
+        yield head.answer(by_head(call(pixels))[head.name])["probabilities"].numpy()
 
 
 def _difference(answer: asking.Answer, expected: np.ndarray) -> float:

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     paths = find_images(argv[1:])
     transport, patience = connecting.connect(options, options.parallel)
     about = asking.metadata(transport, patience)
-    layout = answers.Layout(paths, about.class_names, "brightness" in about.heads)
+    layout = answers.Layout(paths, about.class_names, about.further_heads)
     batches = list(split(paths, options.batch_size))
     reads = [lambda batch=batch: [read(path) for path in batch] for batch in batches]
     answered = asking.classify_all(transport, reads, patience, options.parallel)
@@ -112,7 +112,7 @@ def _row(about: Metadata, path: str, answer: asking.Answer) -> answers.Row:
         return answers.Row(path, error=unreadable(path) or answer.error)
     named = zip(about.class_names, answer.probabilities, strict=True)
     best_first = sorted(named, key=lambda pair: -pair[1])
-    return answers.Row(path, dict(best_first), answer.brightness)
+    return answers.Row(path, dict(best_first), answer.further)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from serving import warmup
 from serving.metadata import Metadata
 from serving.publish import publish
 from serving.signatures import Signatures
+from training.heads import by_head
 from training.run import Run
 
 SERVER_VERSION = "2.20"
@@ -63,8 +64,8 @@ def save(model: keras.Model, folder: str, metadata: Metadata) -> None:
     """Writes the SavedModel of `model` to the new folder `folder`, for inference only, with warm-up requests.
 
     Args:
-        model: takes pixels in 0-255 (batch, image_size, image_size, channels) and gives logits, or a dict of `class`
-            logits and `brightness`.
+        model: takes pixels in 0-255 (batch, image_size, image_size, channels) and gives logits, or with several heads
+            a dict by their names.
         folder: doesn't exist yet.
         metadata: the class names in the order of the logits, the size of the input, and where the model comes from.
 
@@ -107,10 +108,8 @@ def graph_ops(folder: str) -> set[str]:
 
 def _check_classes(model: keras.Model, metadata: Metadata) -> None:
     size, channels = metadata.image_size, metadata.channels
-    logits = model.compute_output_spec(keras.KerasTensor((1, size, size, channels)), training=False)
-    heads = tuple(logits) if isinstance(logits, dict) else ("class",)
-    if isinstance(logits, dict):
-        logits = logits["class"]
+    heads = by_head(model.compute_output_spec(keras.KerasTensor((1, size, size, channels)), training=False))
+    logits = heads["class"]
     expected = 1 if len(metadata.class_names) == 2 else len(metadata.class_names)
     if set(heads) != set(metadata.heads) or logits.shape[-1] != expected or len(metadata.class_names) < 2:
         raise UserError(

@@ -16,7 +16,7 @@ class Metadata:
         class_names: in the order of the columns of `probabilities`; valid UTF-8, for they travel as JSON.
         image_size: height and width of the network's input in px.
         channels: 3 (RGB) or 1 (gray).
-        heads: ("class",) or ("class", "brightness").
+        heads: names of the outputs, such as ("class",), in the order of the registry.
         run: name of the run folder; empty when the model comes from elsewhere.
         details: what else is known: versions of the libraries, git commit, data, seed, test metrics.
     """
@@ -28,6 +28,11 @@ class Metadata:
     heads: tuple[str, ...] = ("class",)
     run: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def further_heads(self) -> tuple[str, ...]:
+        """Those beside the class, each of which gives a value by its name."""
+        return tuple(head for head in self.heads if head != "class")
 
     def to_json(self) -> str:
         """One JSON object, keys sorted."""

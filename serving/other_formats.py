@@ -48,7 +48,8 @@ def save(model: keras.Model, path: str, kind: str, metadata: Metadata) -> None:
     """Writes `model` to the file `path`, with its metadata inside.
 
     The file takes float32 pixels in 0-255 (batch, image_size, image_size, channels) and gives logits (one for two
-    classes), and with two heads the brightness. Decoding and resizing as `data.decode.decode` does is left to its user.
+    classes), and by its name what each further head gives. Decoding and resizing as `data.decode.decode` does is left
+    to its user.
 
     Args:
         model: as `serving.export.save` takes it.

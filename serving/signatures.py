@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from serving.guard import decode_batch
 from serving.metadata import Metadata
+from training.heads import by_head, make
 
 _Row = dict[str, tf.Tensor]
 
@@ -43,20 +44,15 @@ class Signatures:
 
         Returns:
             `label` (batch,) the likeliest class's name, `score` (batch,) its probability, `probabilities`
-            (batch, classes) in the order of the class names; two heads: also `brightness` (batch,) in 0-1.
+            (batch, classes) in the order of the class names, and what further heads answer, by their names.
         """
         size, channels = self.about.image_size, self.about.channels
         # The server runs the graph on any shape whatever the signature says, and some kernels then end the process.
         pixels = tf.ensure_shape(pixels, (None, size, size, channels))
-        logits = self.model(tf.cast(pixels, tf.float32), training=False)
-        row = {}
-        if isinstance(logits, dict):
-            row["brightness"] = tf.squeeze(logits["brightness"], axis=-1)
-            logits = logits["class"]
-        probabilities = to_probabilities(logits)
-        names = tf.constant(self.about.class_names)
-        label = tf.gather(names, tf.argmax(probabilities, axis=-1))
-        return {"label": label, "score": tf.reduce_max(probabilities, -1), "probabilities": probabilities, **row}
+        outputs = by_head(self.model(tf.cast(pixels, tf.float32), training=False))
+        heads = make(self.about.heads, self.about.class_names, {})
+        answers = [head.answer(tf.cast(outputs[head.name], tf.float32)) for head in heads]
+        return {name: values for answer in answers for name, values in answer.items()}
 
     def metadata(self, request: tf.Tensor) -> _Row:
         """The metadata as JSON, once for each element of `request`, strings (batch,) that aren't looked at."""
@@ -70,14 +66,6 @@ class Signatures:
             "pixels": [tf.TensorSpec((None, size, size, channels), tf.uint8, "pixels")],
             "metadata": [tf.TensorSpec((None,), tf.string, "request")],
         }
-
-
-def to_probabilities(logits: tf.Tensor) -> tf.Tensor:
-    """Logits (batch, 1), positive for class 1, or (batch, classes) -> float32 probabilities (batch, classes)."""
-    logits = tf.cast(logits, tf.float32)
-    if logits.shape[-1] == 1:
-        return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
-    return tf.nn.softmax(logits)
 
 
 def _where(good: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

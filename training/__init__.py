@@ -1,1 +1,1 @@
-"""Configuration, objective, transfer phases, callbacks and the run folder."""
+"""Configuration, heads, transfer phases, callbacks and the run folder."""

@@ -38,6 +38,14 @@ _RANGES = {
 _POSITIVE = ("train_fraction", "val_fraction", "test_fraction", "learning_rate", "fine_tune_learning_rate")
 
 
+def _several_heads() -> dict[str, models.ModelSpec]:
+    return {name: spec for name, spec in models.REGISTRY.items() if len(spec.heads) > 1}
+
+
+def _default_loss_weights(spec: models.ModelSpec) -> str:
+    return ",".join(f"{head}={weight:g}" for head, weight in zip(spec.heads, spec.loss_weights, strict=True))
+
+
 def _flag(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata={"help": help_text, "choices": choices})
 
@@ -109,8 +117,11 @@ class TrainConfig:
     fine_tune_epochs: int = _flag(0, "With --freeze: further epochs with everything unfrozen, 0 for none.")
     fine_tune_learning_rate: float = _flag(LEARNING_RATE_FINE_TUNING, "Learning rate of Adam in these epochs.")
     batch_size: int = _flag(32, "Images per step, over all devices together.")
-    loss_weights: str = _flag(
-        "class=0.7,brightness=0.3", "For a model with several heads: the weight of each head's loss, NAME=WEIGHT,..."
+    loss_weights: str | None = _flag(
+        None,
+        "For a model with several heads: the weight of each head's loss, NAME=WEIGHT,... Default: "
+        + "; ".join(f"{_default_loss_weights(spec)} ({name})" for name, spec in _several_heads().items())
+        + ".",
     )
     early_stopping: int = _flag(0, "Stop a phase after this many epochs without a better validation loss. 0: never.")
     precision: str = _flag("float32", "Keras dtype policy.", ("float32", "mixed_bfloat16", "mixed_float16"))
@@ -141,8 +152,9 @@ class TrainConfig:
 
     @property
     def parsed_loss_weights(self) -> dict[str, float]:
-        """`loss_weights` as a mapping from head to weight."""
-        return _parse_loss_weights(self.loss_weights)
+        """`loss_weights` as a mapping from head to weight, the model's own where they are not given."""
+        given = self.loss_weights
+        return _parse_loss_weights(_default_loss_weights(models.find(self.model)) if given is None else given)
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
@@ -158,6 +170,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
     models.check_image_size(config.model, config.image_size or 0)
     flag_checks.check(config)
     _check_loss_weights(config, spec)
+    if config.loss_weights is None and len(spec.heads) > 1:
+        config = dataclasses.replace(config, loss_weights=_default_loss_weights(spec))
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard. Install it by `pip install -e .[tensorboard]`.")
     if config.resume and not config.run_dir:
@@ -182,9 +196,11 @@ def check_ranges(config: TrainConfig) -> None:
         if not low <= value <= high or (value == 0 and name in _POSITIVE):
             least = f"above {low:g}" if name in _POSITIVE else f"at least {low:g}"
             raise UserError(f"--{name} must be {least} and at most {high:.10g}. Received: --{name}={value}.")
+    # The registry may have grown since the flag was defined.
+    models.find(config.model)
     for item in dataclasses.fields(config):
         choices = item.metadata["choices"]
-        if choices and getattr(config, item.name) not in choices:
+        if choices and item.name != "model" and getattr(config, item.name) not in choices:
             received = getattr(config, item.name)
             raise UserError(
                 f"--{item.name} must be one of {', '.join(choices)}. Received: --{item.name}={received}."
@@ -206,8 +222,9 @@ def _parse_loss_weights(text: str) -> dict[str, float]:
     except ValueError:
         weights = {}
     if not weights or ",".join(f"{name}={weight}" for name, weight in pairs) != text or min(weights.values()) < 0:
+        example = _default_loss_weights(next(iter(_several_heads().values())))
         raise UserError(
             "--loss_weights must be NAME=WEIGHT pairs with a comma between them and weights of 0 or more, such as "
-            f"class=0.7,brightness=0.3. Received: --loss_weights={text}."
+            f"{example}. Received: --loss_weights={text}."
         )
     return weights

@@ -1,4 +1,4 @@
-"""Learning curves of all phases, as an image. The report draws the same figure."""
+"""Learning curves of all phases, as an image, and the style and colors that the report shares."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -42,7 +43,7 @@ STYLE: dict[Any, Any] = {
 # Other columns of history.csv tell how an epoch was made, not how good it is.
 _NOT_METRICS = ("epoch", "phase", "learning_rate", "seconds")
 _TITLES = {"loss": "Loss: lower is better", "accuracy": "Accuracy: higher is better"}
-_UNITS = {"accuracy": "fraction of images", "mae": "mean absolute error (0-1)", "loss": "loss"}
+_UNITS = {"accuracy": "fraction of images", "mae": "mean absolute error", "loss": "loss"}
 _STARTS = {"fine_tune": "everything unfrozen", "head": "new head only", "all": "everything trains"}
 
 
@@ -77,6 +78,25 @@ def draw_curves(history: Sequence[Mapping[str, str | float]], kept: int | None =
             _mark_kept(axes, history, f"val_{metric}", kept)
             _mark_phases(axes, history)
             axes.legend(loc="best")
+    return figure
+
+
+def draw_estimates(
+    targets: np.ndarray, estimates: np.ndarray, title: str, axis_names: tuple[str, str], limits: tuple[float, float]
+) -> Figure:
+    """Estimated numbers against true ones, a point per image; `limits` are those of the targets' axis."""
+    low, high = limits
+    margin = 0.02 * (high - low)
+    with mpl.rc_context({**STYLE, "text.parse_math": False}):
+        figure = Figure(figsize=(5.2, 4.6))
+        axes = figure.subplots()
+        axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + 2 * margin))
+        axes.plot([low, high], [low, high], color=FAINT, linestyle="--", label="perfect")
+        axes.plot(targets, estimates, ".", color=BLUE, alpha=0.5, markersize=4, label="an image")
+        axes.set_title(title, loc="left")
+        axes.set_xlabel(axis_names[0])
+        axes.set_ylabel(axis_names[1])
+        axes.legend(loc="upper left")
     return figure
 
 

@@ -19,7 +19,7 @@ from tensorflow.python.eager import context
 from data.crew import Crew, check_same
 from data.pipeline import WHOLE, Share
 from errors import UserError
-from training import batch_statistics, cluster, exchange, keras_multi_worker, objective, rendezvous
+from training import batch_statistics, cluster, exchange, heads, keras_multi_worker, rendezvous
 from training.config import TrainConfig
 
 
@@ -102,7 +102,7 @@ class Distribution:
             else:
                 model.compile(weighted_metrics=arguments.pop("metrics"), **arguments)
                 keras_multi_worker.count_every_image(model)
-            objective.count_every_image(model)
+            heads.count_every_image(model)
 
     @property
     def crew(self) -> Crew:

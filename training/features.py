@@ -27,7 +27,7 @@ from data.files import cache_folder
 from data.pipeline import AS_IT_IS, WHOLE, Files, Share, Table, Targets, View, ordered_batches, steps_per_epoch
 from data.progress import progress
 from training.distribution import ALONE, Distribution
-from training.objective import Objective
+from training.heads import Objective
 
 
 class Front(keras.Model):
@@ -101,7 +101,7 @@ def compute(
         _fill(folder, work, title, is_due)
         columns = None
     inputs, *targets = columns or resumable.just_filled(folder)
-    return Table(inputs, tf.nest.pack_sequence_as(_example(objective), list(map(np.array, targets))), len(views))
+    return Table(inputs, tf.nest.pack_sequence_as(_example(work), list(map(np.array, targets))), len(views))
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Work:
 
 
 def _fill(folder: str, work: _Work, title: str, is_due: Callable[[], bool]) -> None:
-    targets = tf.nest.flatten(_example(work.objective))
+    targets = tf.nest.flatten(_example(work))
     columns = [(tuple(target.shape[1:]), np.dtype(target.dtype.as_numpy_dtype)) for target in targets]
     columns.insert(0, (work.front.output_shape[1:], np.dtype(np.float32)))
     with resumable.filling(folder, columns, work.rows) as table:
@@ -168,9 +168,10 @@ def _least(team: Distribution, value: int) -> int:
     return int(team.sum(values).min())
 
 
-def _example(objective: Objective) -> Any:
+def _example(work: _Work) -> Any:
     """Targets of one image, for their structure, shapes and types."""
-    return objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64))
+    columns = {name: tf.constant(values[:1]) for name, values in work.files.columns.items()}
+    return work.objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64), columns)
 
 
 def _is_fixed(layer: keras.layers.Layer) -> bool:
@@ -187,7 +188,8 @@ def _key(work: _Work, digests: list[str]) -> str:
     digest.update(json.dumps(front.get_config(), sort_keys=True, default=str).encode())
     facts: tuple = (keras.__version__, tf.__version__, RULES, files.image_size, files.channels)
     # Of the objective, what the targets depend on: other weights of the losses ask for no other features.
-    facts += (objective.num_classes, objective.heads, digests, files.source.labels.tolist())
+    facts += ([(head.name, len(head.class_names)) for head in objective.heads], digests, files.source.labels.tolist())
+    facts += ({name: values.tolist() for name, values in files.columns.items()},)
     facts += (work.views, [constants(view.level) for view in work.views])
     # What moves the last bits must not come from another run's cache where the last bits count.
     facts += (work.batch_size, work.team.share.parts) if is_op_determinism_enabled() else ()
@@ -213,8 +215,8 @@ def _forward_together(work: _Work, view: View, first_step: int) -> Iterator[tupl
     labels = tf.constant(files.source.labels)
     numbered = replace(work, files=replace(files, source=replace(files.source, labels=np.arange(len(files)))))
 
-    def with_number(pixels: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        return numbers, objective.targets(pixels, tf.gather(labels, numbers))
+    def with_number(pixels: tf.Tensor, numbers: tf.Tensor, columns: dict[str, tf.Tensor]) -> tuple[tf.Tensor, Any]:
+        return numbers, objective.targets(pixels, tf.gather(labels, numbers), columns)
 
     def compute_slice(pixels: tf.Tensor, targets: tuple[tf.Tensor, Any], counts: tf.Tensor) -> tuple:
         numbers, wanted = targets

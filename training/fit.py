@@ -18,7 +18,7 @@ from data import service
 from data.names import printable, shortened
 from data.pipeline import Rows, Steps, steps_per_epoch, training_batches
 from models import downloads, weights
-from training import best, checkpoint, devices, distribution, examples, folder, follower, transfer
+from training import best, checkpoint, devices, distribution, examples, folder, follower, heads, transfer
 from training.agreement import Agreement
 from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
@@ -29,7 +29,6 @@ from training.examples import Examples
 from training.folder import finish, reopen, start
 from training.interruption import Signals
 from training.job import Job
-from training.objective import Objective
 from training.run import CURVES, Run
 from training.transfer import Phase
 
@@ -70,8 +69,8 @@ def _check_places(config: TrainConfig) -> None:
 def _train(
     config: TrainConfig, command: str, found: list[str], gathered: Examples, model: keras.Model, team: Distribution
 ) -> Run:
-    spec = models.find(config.model)
-    objective = Objective(len(gathered.source.class_names), spec.heads, config.parsed_loss_weights)
+    objective = heads.Objective(heads.heads_of(config.model, gathered.source.class_names, config.parsed_loss_weights))
+    heads.check_columns(objective.heads, config.data, gathered.source.columns)
     with _folder(config, gathered, model, command, found) as run_dir, Signals(config.run_dir or "") as signals:
         job = Job(config, run_dir, gathered, objective, model, team, signals)
         with examples.unchanged(config):

@@ -18,8 +18,8 @@ from training.agreement import Agreement
 from training.config import TrainConfig
 from training.distribution import Distribution
 from training.examples import Examples
+from training.heads import Objective
 from training.interruption import Pause, Signals
-from training.objective import Objective
 from training.transfer import Phase
 
 

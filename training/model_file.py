@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import models
 from training.config import TrainConfig
+from training.heads import by_head
 from training.run_files import DamagedError, refusing
 
 
@@ -46,7 +47,7 @@ def check_fits(path: str, model: keras.Model, config: TrainConfig, num_classes: 
         if any(side not in (None, wanted) for side, wanted in zip(received, expected, strict=False)):
             raise DamagedError(f"a model of images of shape {received}, where config.json says {expected}")
         outputs = model.compute_output_spec(keras.KerasTensor((1, *expected)), training=False)
-        heads = outputs if isinstance(outputs, dict) else {"class": outputs}
+        heads = by_head(outputs)
         logits = heads["class"].shape[-1] if "class" in heads else 0
         if set(heads) != set(spec.heads) or logits != (1 if num_classes == 2 else num_classes):
             raise DamagedError(

@@ -26,6 +26,7 @@ from errors import UserError
 from models import weights
 from training import model_file, run_files
 from training.config import TrainConfig
+from training.heads import Head, heads_of
 from training.run_files import SplitRow
 
 CONFIG, SPLITS, HISTORY, CURVES = "config.json", "splits.csv", "history.csv", "curves.png"
@@ -104,6 +105,11 @@ class Run:
     def _checksums(self) -> dict[str, str]:
         """Of the files that don't change after the start; empty in a run of an older version."""
         return self.details().get("sha256", {})
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads of its model."""
+        return heads_of(self.config.model, self.class_names)
 
     def file(self, name: str) -> str:
         """The path of the artefact `name`."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pathlib
 
+import numpy as np
 import pytest
 
 from data import csv_table, scan
@@ -78,3 +79,29 @@ def test_names_that_are_not_utf8(image_folder: pathlib.Path) -> None:
     source = load(str(place))
     assert [inspection.problem for inspection in scan.scan(source)] == ["", ""]
     assert os.fsencode(source.class_names[0]) == b"l\xe9"
+
+
+def test_further_columns_are_numbers_or_text(tmp_path: pathlib.Path) -> None:
+    rows = "path,label,age, town ,mixed\na.jpg,cat, 3.5,Bern,1\nb.jpg,dog,-2e3,Zürich,x\nc.jpg,dog,7,Chur,2\n"
+    source = csv_table.load(table(tmp_path, rows))
+    assert source.columns["age"].tolist() == [3.5, -2000.0, 7.0] and source.columns["age"].dtype == np.float64
+    assert source.columns["town"].tolist() == ["Bern", "Zürich", "Chur"]
+    assert source.columns["mixed"].tolist() == ["1", "x", "2"]
+    taken = source.take(np.array([2, 0]))
+    assert taken.columns["age"].tolist() == [7.0, 3.5] and taken.columns["town"].tolist() == ["Chur", "Bern"]
+    assert csv_table.load(table(tmp_path, "path,label\na.jpg,cat\nb.jpg,dog\n")).columns == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,label,age\na.jpg,cat,1\nb.jpg,dog\n", r"Line 3 of .* must be `path,label,age`. Received 'b.jpg,dog'"),
+        ("path,label,age\na.jpg,cat,1\nb.jpg,dog,\n", r"Line 3 of .* must be `path,label,age`. Received 'b.jpg,dog,'"),
+        ("path,label,age,age\na.jpg,cat,1,2\n", r"first line of .* must be `path,label`.* each with a name of its own"),
+        ("path,label,\na.jpg,cat,1\n", r"first line of .* must be `path,label`"),
+        ("path,age,label\na.jpg,1,cat\n", r"first line of .* must be `path,label`"),
+    ],
+)
+def test_further_columns_must_be_whole_and_named(tmp_path: pathlib.Path, content: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        csv_table.load(table(tmp_path, content))

@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from data import folder
 from data.pipeline import Files, Steps, Table, View, ordered_batches, steps_per_epoch, training_batches
+from data.source import Source, as_records
+from tests.conftest import encode
 
 ROWS = 23
 BATCH = 5
@@ -83,7 +85,7 @@ def test_evaluation_is_never_augmented() -> None:
 def test_targets_are_computed_after_augmentation() -> None:
     bright = Table(np.full((4, 8, 8, 3), 100, np.uint8), np.zeros(4, np.int64))
 
-    def mean(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def mean(pixels: tf.Tensor, labels: tf.Tensor, columns: dict[str, tf.Tensor]) -> tf.Tensor:
         return tf.reduce_mean(tf.cast(pixels, tf.float32), axis=(1, 2, 3))
 
     for pixels, targets in training_batches(bright, Steps(4, 0, 0, 1), level="full", targets=mean):
@@ -130,3 +132,25 @@ def test_an_epoch_shows_one_view_of_each_row_and_the_next_epoch_the_next() -> No
         inputs = np.concatenate([inputs for inputs, _ in mine])
         np.testing.assert_array_equal(np.sort(inputs), np.arange(ROWS) + epoch % 3 * ROWS)
         np.testing.assert_array_equal(inputs % ROWS, np.concatenate([labels for _, labels in mine]))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_targets_are_made_from_columns_too(tmp_path: pathlib.Path, kept: bool) -> None:
+    """Numbers and text, of files that are decoded when needed and of a table in memory."""
+    pixels = np.repeat(np.arange(ROWS, dtype=np.uint8), 16 * 3).reshape(ROWS, 4, 4, 3)
+    columns = {"age": np.arange(ROWS) * 3.0, "town": as_records([f"town {i}" for i in range(ROWS)])}
+    records = as_records([encode(image, "PNG") for image in pixels])
+    source = Source("x", tuple(map(str, range(ROWS))), records, np.arange(ROWS), ("a", "b"), False, columns=columns)
+    rows = Table(pixels, np.arange(ROWS), columns=columns) if kept else Files(source, 4, 3)
+
+    def target(pixels: tf.Tensor, labels: tf.Tensor, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {"label": labels, **columns}
+
+    seen = []
+    for images, targets in training_batches(rows, Steps(BATCH, 1, 0, 1), targets=target):
+        numbers = images[:, 0, 0, 0].numpy()
+        seen += numbers.tolist()
+        np.testing.assert_array_equal(targets["label"], numbers)
+        np.testing.assert_array_equal(targets["age"], numbers * 3.0)
+        assert targets["town"].numpy().tolist() == [f"town {i}".encode() for i in numbers]
+    assert sorted(seen) == list(range(ROWS)) and seen != sorted(seen)

@@ -57,4 +57,4 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="session")
 def assessment(run: Run) -> Assessment:
     """The run judged by its own test part."""
-    return assess(own_test_part(run, "model.keras"), from_model(run.load_model()), batch_size=5)
+    return assess(own_test_part(run, "model.keras"), from_model(run.load_model(), run.heads), batch_size=5)

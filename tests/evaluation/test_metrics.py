@@ -108,15 +108,6 @@ def test_any_part_gives_valid_json_and_agrees_with_its_confusion_matrix(
     assert found["accuracy_low"] <= found["accuracy"] <= found["accuracy_high"]
 
 
-def test_brightness_errors() -> None:
-    found = metrics.brightness(np.array([0.2, 0.4, 0.6]), np.array([0.3, 0.4, 0.4]))
-    assert found["mae"] == pytest.approx(0.1)
-    assert found["rmse"] == pytest.approx(math.sqrt(0.05 / 3))
-    assert found["r2"] == pytest.approx(1 - 0.05 / 0.08)
-    assert metrics.brightness(np.array([0.5]), np.array([0.4]))["r2"] is None
-    assert metrics.brightness(np.array([0.5, 0.5]), np.array([0.4, 0.5]))["r2"] is None
-
-
 def test_mcnemar_counts_only_images_on_which_the_runs_differ() -> None:
     first = np.array([True] * 10 + [False] * 2 + [True] * 100)
     second = np.array([False] * 10 + [True] * 2 + [True] * 100)

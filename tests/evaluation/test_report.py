@@ -21,6 +21,7 @@ from evaluation.predictions import Predictions
 from tests.conftest import encode
 from tests.evaluation.pages_read import Page, differing, sizes
 from training import run as runs
+from training.heads import heads_of
 from training.run import Part, Run
 
 
@@ -196,14 +197,15 @@ def test_a_dense_network_with_two_heads_has_brightness_and_no_evidence(run: Run,
     subject = assess.own_test_part(run, "model.keras")
     part, val, train = (Part(part.source, 8, 3) for part in (subject.part, subject.val, subject.train) if part)
     small = dataclasses.replace(subject, part=part, val=val, train=train)
-    predictions = from_model(model)(small.part, 7, "predicting")
+    heads = heads_of("multitask", run.class_names)
+    predictions = from_model(model, heads)(small.part, 7, "predicting")
     pixels = next(iter(small.part.pixels(1))).numpy()
-    assert predictions.brightness_targets[0] == pytest.approx(pixels.mean() / 255, abs=1e-6)
+    assert predictions.targets["brightness"][0, 0] == pytest.approx(pixels.mean() / 255, abs=1e-6)
     sized = {"image_size": 8, "model": "multitask"}
     other = dataclasses.replace(run, config=dataclasses.replace(run.config, **sized))
-    found = assess.assess(dataclasses.replace(small, run=other), from_model(model), 7)
+    found = assess.assess(dataclasses.replace(small, run=other), from_model(model, heads), 7)
     assert found.numbers["brightness"]["mae"] == pytest.approx(
-        np.abs(predictions.brightness - predictions.brightness_targets).mean()
+        np.abs(predictions.answers["brightness"] - predictions.targets["brightness"][:, 0]).mean()
     )
     page = Page(pathlib.Path(report.write(found, model, str(tmp_path))).read_text())
     assert "Brightness: estimate against measurement" in page.text and "Where it looks" not in page.text

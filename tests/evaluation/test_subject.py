@@ -46,7 +46,7 @@ def addresses(run: Run, split: str) -> list[str]:
 
 
 def assessed(run: Run, subject: assess.Subject) -> assess.Assessment:
-    return assess.assess(subject, predictions.from_model(run.load_model()), 8)
+    return assess.assess(subject, predictions.from_model(run.load_model(), run.heads), 8)
 
 
 def test_images_that_have_moved_are_the_runs_own(trained: Run, run: Run, tmp_path: pathlib.Path, gone: None) -> None:

@@ -10,6 +10,7 @@ from evaluation import plots, svg
 from tests.conftest import encode
 from tests.evaluation.pages_read import sizes
 from training import curves
+from training.heads import BrightnessHead
 
 NAMES = ("cat $x_1$", "dog 犬 & <b>")
 
@@ -25,7 +26,7 @@ def all_figures() -> dict[str, plots.Figure]:
         "roc": plots.roc(labels, scores, NAMES[1]),
         "precision": plots.precision_recall(labels, scores, NAMES[1]),
         "reliability": plots.reliability(labels, both, both**2),
-        "brightness": plots.brightness(scores, scores**2),
+        "brightness": BrightnessHead().figure(scores[:, np.newaxis], {"brightness": scores**2}),
         "counts": plots.class_counts(counts, NAMES),
         "many": plots.class_counts({"training": np.arange(100)}, tuple(map(str, range(100)))),
         "sizes": plots.sizes(np.array([10, 900]), np.array([300, 20]), 224),

@@ -52,7 +52,9 @@ def resume(path: str) -> None:
 
 def evaluate(path: str) -> None:
     opened = Run.open(path)
-    assess.assess(assess.own_test_part(opened, "model.keras"), predictions.from_model(opened.load_model()), 8)
+    assess.assess(
+        assess.own_test_part(opened, "model.keras"), predictions.from_model(opened.load_model(), opened.heads), 8
+    )
 
 
 def compare_twice(path: str) -> None:
@@ -61,7 +63,7 @@ def compare_twice(path: str) -> None:
 
 def predict(path: str) -> None:
     opened = Run.open(path)
-    answer = predictions.answering(opened.load_model())
+    answer = predictions.answering(opened.load_model(), opened.heads)
     image = next(pathlib.Path(opened.config.data).rglob("*.png"))
     list(prediction_rows.Reader(16, 3, opened.class_names).rows([str(image)], answer, 1))
 

@@ -20,8 +20,8 @@ from training import best, checkpoint
 from training.callbacks import Checkpointer, StopAtNonFinite
 from training.checkpoint import Progress
 from training.fit import train
+from training.heads import Objective, make
 from training.interruption import Signals
-from training.objective import Objective
 from training.run import Run
 from training.transfer import Phase
 
@@ -98,9 +98,9 @@ def test_float16_overflow_is_survived_or_said(images: pathlib.Path) -> None:
 
 def test_a_batch_that_misses_a_class() -> None:
     for classes in (2, 3):
-        objective = Objective(classes, ("class",), {})
+        objective = Objective(make(("class",), tuple(map(str, range(classes))), {}))
         arguments = objective.compile_arguments()
-        target = objective.targets(tf.zeros((4, 2, 2, 3)), tf.zeros((4,), tf.int64))
+        target = objective.targets(tf.zeros((4, 2, 2, 3)), tf.zeros((4,), tf.int64), {})
         loss = arguments["loss"](target, tf.zeros((4, 1 if classes == 2 else classes)))
         assert float(loss) == pytest.approx(math.log(classes))
 

@@ -13,7 +13,7 @@ import pytest
 from errors import UserError
 from serving import answers
 
-LAYOUT = answers.Layout(["a.jpg", "long name.jpg"], ("cat", "dog"), has_brightness=False)
+LAYOUT = answers.Layout(["a.jpg", "long name.jpg"], ("cat", "dog"))
 ROWS = [
     answers.Row("a.jpg", {"dog": 0.98765, "cat": 0.01235}),
     answers.Row("long name.jpg", error="damaged or cut off"),
@@ -46,8 +46,10 @@ def test_a_table_names_as_many_classes_as_wanted(capsys: pytest.CaptureFixture) 
     _, printed = written(capsys, ROWS, top_k=7)
     assert printed.out.splitlines()[0].split() == ["image", "label", "score", "label_2", "score_2", "error"]
     assert printed.out.splitlines()[1].split() == ["a.jpg", "dog", "98.8%", "cat", "1.2%"]
-    many = answers.Layout(["a.jpg"], tuple("abcdefg"), has_brightness=True)
-    row = answers.Row("a.jpg", dict(zip("gfedcba", (0.4, 0.2, 0.1, 0.1, 0.1, 0.06, 0.04), strict=True)), 0.25)
+    many = answers.Layout(["a.jpg"], tuple("abcdefg"), further=("brightness",))
+    row = answers.Row(
+        "a.jpg", dict(zip("gfedcba", (0.4, 0.2, 0.1, 0.1, 0.1, 0.06, 0.04), strict=True)), {"brightness": 0.25}
+    )
     code, printed = written(capsys, [row], many)
     assert printed.out.splitlines()[1].split() == ["a.jpg", "g", "40.0%", "f", "20.0%", "e", "10.0%", "0.250"]
     assert (code, printed.err) == (0, "")
@@ -79,8 +81,10 @@ def test_json_is_a_list_of_objects_of_one_shape(capsys: pytest.CaptureFixture) -
         "error": "damaged or cut off",
     }
     assert list(good) == list(bad)
-    two_heads = answers.Layout(["a.jpg"], ("cat", "dog"), has_brightness=True)
-    _, printed = written(capsys, [answers.Row("a.jpg", {"cat": 1.0, "dog": 0.0}, 0.5)], two_heads, "json")
+    two_heads = answers.Layout(["a.jpg"], ("cat", "dog"), further=("brightness",))
+    _, printed = written(
+        capsys, [answers.Row("a.jpg", {"cat": 1.0, "dog": 0.0}, {"brightness": 0.5})], two_heads, "json"
+    )
     assert json.loads(printed.out)[0]["brightness"] == 0.5
 
 
@@ -96,7 +100,7 @@ def test_a_failure_in_the_middle_leaves_the_answers_so_far(capsys: pytest.Captur
 
 def test_odd_file_names_do_not_move_the_cursor_or_stop_the_program(capsys: pytest.CaptureFixture) -> None:
     name = "a\x1b[2J\n\udcff.jpg"
-    layout = answers.Layout([name], ("cat", "dog"), has_brightness=False)
+    layout = answers.Layout([name], ("cat", "dog"))
     rows = [answers.Row(name, {"cat": 1.0, "dog": 0.0})]
     assert written(capsys, rows, layout)[1].out.splitlines()[1].split()[0] == r"a\x1b[2J\n\xff.jpg"
     as_csv = written(capsys, rows, layout, "csv")[1].out

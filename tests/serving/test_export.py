@@ -11,18 +11,18 @@ import tensorflow as tf
 import serving
 from data.decode import decode
 from errors import UserError
-from evaluation import predictions
-from serving import export, signatures
+from serving import export
 from serving.metadata import Metadata
 from tests.conftest import encode, stripes
 from tests.serving.conftest import CLASSES, SIZE, about, tiny_model
+from training import heads
 
 
 def expected(model: keras.Model, images: list[bytes], channels: int = 3) -> np.ndarray:
     """Probabilities straight from the Keras model."""
     pixels = np.stack([decode(image, SIZE, channels).numpy() for image in images])
     logits = model(pixels.astype(np.float32), training=False)
-    return signatures.to_probabilities(logits["class"] if isinstance(logits, dict) else logits).numpy()
+    return heads.probabilities(heads.by_head(logits)["class"]).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +144,8 @@ def test_a_client_can_ask_for_the_metadata(loaded, published: pathlib.Path) -> N
 @pytest.mark.parametrize("columns", [1, 3])
 def test_probabilities_are_those_of_evaluation(columns: int) -> None:
     logits = np.random.default_rng(0).normal(0, 30, (50, columns)).astype(np.float32)
-    ours = signatures.to_probabilities(tf.constant(logits))
-    np.testing.assert_allclose(ours, predictions.probabilities(logits), atol=1e-6)
+    ours = heads.probabilities(tf.constant(logits))
+    np.testing.assert_allclose(ours, heads.probabilities(logits), atol=1e-6)
 
 
 def test_a_run_is_described_by_its_folder(run) -> None:

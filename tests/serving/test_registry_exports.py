@@ -14,9 +14,10 @@ import tensorflow as tf
 
 import models
 from models.weights import layers_with_weights
-from serving import export, other_formats, signatures
+from serving import export, other_formats
 from serving.metadata import Metadata
 from tests.models.deterministic import fill, pixels
+from training.heads import probabilities
 
 # The smallest image that a network takes keeps the dense layers of AlexNet and VGG16 small.
 SIZES = {name: max(spec.min_image_size, 8) for name, spec in models.REGISTRY.items()}
@@ -77,7 +78,7 @@ def test_a_saved_model_holds_each_weight_once_and_answers_the_same(network: Netw
     assert weights <= stored <= 1.01 * weights + 64_000
     answers = tf.saved_model.load(str(tmp_path / "1")).signatures["pixels"](pixels=tf.constant(network.pixels))
     heads = network.heads()
-    heads["class"] = signatures.to_probabilities(heads["class"]).numpy()
+    heads["class"] = probabilities(heads["class"])
     heads = {name: values if name == "class" else values[:, 0] for name, values in heads.items()}
     found = {name: answers["probabilities" if name == "class" else name].numpy() for name in heads}
     assert_equal(found, heads, 1e-5)

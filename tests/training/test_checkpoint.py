@@ -13,7 +13,7 @@ import models
 from errors import UserError
 from training import checkpoint
 from training.checkpoint import NotFiniteError, Progress
-from training.objective import Objective
+from training.heads import Objective, make
 
 
 def fitted(name: str, heads: tuple[str, ...] = ("class",), steps: int = 3) -> keras.Model:
@@ -21,7 +21,9 @@ def fitted(name: str, heads: tuple[str, ...] = ("class",), steps: int = 3) -> ke
     keras.utils.set_random_seed(3)
     model = models.build(name, 2, image_size=32 if name == "squeezenet" else 8)
     shares = {"class": 0.7, "brightness": 0.3}
-    model.compile(optimizer=keras.optimizers.Adam(1e-3), **Objective(2, heads, shares).compile_arguments())
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-3), **Objective(make(heads, ("a", "b"), shares)).compile_arguments()
+    )
     generator = np.random.default_rng(0)
     for _ in range(steps):
         pixels = generator.integers(0, 256, (4, *model.get_layer("backbone").input_shape[1:])).astype(np.float32)

@@ -115,3 +115,13 @@ def test_recipes_are_legal(recipe: pathlib.Path, tmp_path: pathlib.Path) -> None
 def test_every_model_has_a_recipe() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "recipes").glob("*.flags"))
     assert [name for name in models.REGISTRY if f"--model={name}\n" not in text] == []
+
+
+def test_loss_weights_are_the_models_own_unless_given() -> None:
+    assert resolved(TrainConfig(model="multitask")).loss_weights == "class=0.7,brightness=0.3"
+    assert resolved(TrainConfig(model="multitask")).parsed_loss_weights == {"class": 0.7, "brightness": 0.3}
+    given = resolved(TrainConfig(model="multitask", loss_weights="class=1,brightness=0"))
+    assert given.parsed_loss_weights == {"class": 1.0, "brightness": 0.0}
+    assert resolved(TrainConfig(model="lenet5")).loss_weights is None
+    with pytest.raises(UserError, match="NAME=WEIGHT pairs.* such as class=0.7,brightness=0.3"):
+        resolved(TrainConfig(model="lenet5", loss_weights=""))

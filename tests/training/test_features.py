@@ -17,9 +17,9 @@ from data.pipeline import Files, Steps, View, ordered_batches, training_batches
 from models.layers import freeze_backbone
 from training import features
 from training.distribution import ALONE, Distribution
-from training.objective import Objective
+from training.heads import Objective, make
 
-OBJECTIVE = Objective(2, ("class",), {})
+OBJECTIVE = Objective(make(("class",), ("lying", "upright"), {}))
 
 
 @pytest.fixture
@@ -160,8 +160,9 @@ def test_another_constant_of_the_augmentation_asks_for_other_features(
 
 def test_other_weights_of_the_losses_use_the_same_features(files: Files) -> None:
     """No target depends on them; it does on the heads."""
-    two_heads = Objective(2, ("class", "brightness"), {"class": 0.7, "brightness": 0.3})
-    heavier = dataclasses.replace(two_heads, loss_weights={"class": 0.5, "brightness": 0.5})
+    both = ("class", "brightness")
+    two_heads = Objective(make(both, ("lying", "upright"), {"class": 0.7, "brightness": 0.3}))
+    heavier = Objective(make(both, ("lying", "upright"), {"class": 0.5, "brightness": 0.5}))
     assert [batches_computed(files, objective)[0] for objective in (two_heads, heavier, OBJECTIVE)] == [3, 0, 3]
 
 

@@ -54,24 +54,24 @@ def test_from_training_to_prediction_without_a_local_path(remote_photos: str, tm
     assert best.kept_loss(run.path) == pytest.approx(lowest, abs=1e-6)
 
     run, model = Run.open(run.path), Run.open(run.path).load_model()
-    assessment = assess.assess(assess.own_test_part(run, "model.keras"), predictions.from_model(model), 8)
+    assessment = assess.assess(assess.own_test_part(run, "model.keras"), predictions.from_model(model, run.heads), 8)
     assert assessment.numbers["accuracy"] == pytest.approx(run.test_metrics()["accuracy"])
     assert tf.io.gfile.exists(report.write(assessment, model, run.file("report")))
     assert tf.io.gfile.exists(card.write(assessment))
 
     version = export_run(run)
     assert version == f"{ROOT}/run/export/1"
-    served = predictions.from_saved_model(saved_models.newest(run.file("export")), run.class_names)
+    served = predictions.from_saved_model(saved_models.newest(run.file("export")), run.heads)
     part = run.part("test")
     np.testing.assert_allclose(
         served(part, 8, "served").probabilities,
-        predictions.from_model(model)(part, 8, "here").probabilities,
+        predictions.from_model(model, run.heads)(part, 8, "here").probabilities,
         atol=1e-5,
     )
 
     paths = prediction_rows.find([f"{remote_photos}/lying", f"{ROOT}/no.jpg"])
     reader = prediction_rows.Reader(16, models.find("lenet5").channels, run.class_names)
-    rows = list(reader.rows(paths, predictions.answering(model), 8))
+    rows = list(reader.rows(paths, predictions.answering(model, run.heads), 8))
     assert len(rows) == 21
     assert all(row.answers for row in rows[:20]) and "can't be read" in rows[20].error
 

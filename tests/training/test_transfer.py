@@ -7,7 +7,7 @@ import pytest
 import models
 from training import transfer
 from training.config import TrainConfig, resolved
-from training.objective import Objective
+from training.heads import Objective, make
 
 
 def names(**given: object) -> list[tuple[str, int, int, float]]:
@@ -29,7 +29,9 @@ def test_what_changes_in_each_phase(phase: transfer.Phase) -> None:
     keras.utils.set_random_seed(0)
     model = models.build("resnet18", 2, image_size=32, transfer=True)
     transfer.enter(model, phase)
-    model.compile(optimizer=keras.optimizers.Adam(1e-2), **Objective(2, ("class",), {}).compile_arguments())
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-2), **Objective(make(("class",), ("a", "b"), {})).compile_arguments()
+    )
     backbone = model.get_layer("backbone")
     before = {variable.path: variable.numpy() for variable in backbone.variables}
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.float32)
