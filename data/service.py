@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grpc
 import tensorflow as tf
@@ -56,18 +56,15 @@ def find(address: str, seconds: float = WAIT_SECONDS) -> None:
         time.sleep(min(_PAUSE_SECONDS, seconds / 10))
 
 
-def distributed(address: str, steps: tf.data.Dataset, make: Callable[[tf.Tensor], tf.data.Dataset]) -> tf.data.Dataset:
-    """The batches of `steps`, each made once by one of the service's workers, in the order of their arrival.
+def distributed(batches: tf.data.Dataset, address: str) -> tf.data.Dataset:
+    """`batches`, each made once by one of the service's workers, in the order of their arrival.
 
     Every iteration is a job of its own.
 
     Args:
+        batches: made from a range of numbers, which are given to the workers as they ask for them.
         address: `grpc://HOST:PORT`.
-        steps: a range, whose numbers are given to the workers as they ask for them.
-        make: gives the batches of one step.
     """
-    # A second range in the graph would be given out apart from the first, so a step's parts are made from its number.
-    batches = steps.interleave(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
     service = tf.data.experimental.service
     return batches.prefetch(tf.data.AUTOTUNE).apply(
         service.distribute(processing_mode=service.ShardingPolicy.DYNAMIC, service=address)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data.augment import augment, layers, num_draws
+from data import augment
 from data.decode import decode
 from data.names import printable
 from evaluation import gradcam, svg
@@ -81,12 +81,11 @@ def copies(assessment: Assessment) -> list[dict[str, Any]]:
 
 def augmented(part: Part | None, level: str, seed: int) -> list[str]:
     """Nine versions of the first training image as training sees it; empty without augmentation or image."""
-    random_layers = layers(level)
-    if not random_layers or part is None:
+    layers = augment.layers(level)
+    if not layers or part is None:
         return []
-    pixels = _pixels(part, [0])
-    draws = tf.random.stateless_uniform((_VERSIONS, num_draws(random_layers)), (seed, 0))
-    versions = augment(tf.repeat(pixels, _VERSIONS, axis=0), random_layers, draws)
+    pixels = tf.repeat(_pixels(part, [0]), _VERSIONS, axis=0)
+    versions = augment.augmented(pixels, layers, tf.constant([seed, 0], tf.int64), _VERSIONS)
     return [svg.from_pixels(version) for version in tf.saturate_cast(tf.round(versions), tf.uint8).numpy()]
 
 

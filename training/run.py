@@ -18,9 +18,9 @@ import tensorflow as tf
 import models
 import wording
 from data import load as sources
+from data.batches import Batches
 from data.files import read_text, write_text
 from data.names import printable, shortened
-from data.pipeline import Files, ordered_batches
 from data.source import Source
 from errors import UserError
 from models import weights
@@ -55,8 +55,8 @@ class Part:
 
     def pixels(self, batch_size: int = 32) -> tf.data.Dataset:
         """Batches of uint8 pixels in 0-255, shape `(batch, size, size, channels)`, every image once, in order."""
-        files = Files(self.source, self.image_size, self.channels)
-        return ordered_batches(files, batch_size).map(lambda pixels, _: pixels)
+        batches = Batches(self.source, batch_size=batch_size, image_size=self.image_size, channels=self.channels)
+        return batches.evaluation().map(lambda pixels, _: pixels)
 
     def encoded(self, index: int) -> bytes:
         """The bytes of one image's file."""

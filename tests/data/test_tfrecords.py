@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from data import catalog
+from data.batches import Batches
 from data.load import load
-from data.pipeline import Files, ordered_batches
 from data.scan import scan
 from errors import UserError
 from tests.data import records
@@ -53,7 +53,7 @@ def test_memory_and_shards_give_the_same_batches_and_digests(shards: str, monkey
     held = load(shards)
     records.leave_in_shards(monkeypatch)
     left = load(shards)
-    (a, _), (b, _) = (next(iter(ordered_batches(Files(source, 16, 3), 4))) for source in (held, left))
+    (a, _), (b, _) = (next(iter(Batches(source, image_size=16, batch_size=4).evaluation())) for source in (held, left))
     np.testing.assert_array_equal(a, b)
     assert scan(held) == scan(left)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import models
-from data.pipeline import ordered_batches
+from data.batches import Batches
 from errors import UserError
 from training import best, transfer
 from training.config import TrainConfig, resolved
@@ -302,9 +302,8 @@ def test_require_gpu_fails_without_one(image_folder: pathlib.Path) -> None:
 def test_validation_batches_are_those_of_evaluation(image_folder: pathlib.Path) -> None:
     run = train(config(image_folder, epochs=1, augment="full"), command="")
     part = run.part("val")
-    from data.pipeline import Files
-
-    wanted = np.concatenate([pixels for pixels, _ in ordered_batches(Files(part.source, 32, 1), 8)])
+    batches = Batches(part.source, image_size=32, channels=1, batch_size=8)
+    wanted = np.concatenate([pixels for pixels, _ in batches.evaluation()])
     np.testing.assert_array_equal(np.concatenate(list(part.pixels(3))), wanted)
 
 
