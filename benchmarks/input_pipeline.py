@@ -61,10 +61,10 @@ def _cold(data: str, passes: int) -> list[Any]:
     from data import folder
     from data.batches import Batches
 
-    source = folder.load(data)
+    dataset = folder.load(data)
 
     def decode_only(scale: int) -> float:
-        files = tf.data.Dataset.from_tensor_slices(source.records).repeat(passes)
+        files = tf.data.Dataset.from_tensor_slices(dataset.records).repeat(passes)
 
         def decode(file: tf.Tensor) -> tf.Tensor:
             return tf.io.decode_jpeg(tf.io.read_file(file), channels=3, ratio=scale)
@@ -78,7 +78,7 @@ def _cold(data: str, passes: int) -> list[Any]:
         return _rate(batches.repeat(passes))
 
     def ours() -> float:
-        return _epochs(Batches(source, image_size=_SIZE, batch_size=_BATCH), passes)
+        return _epochs(Batches(dataset, image_size=_SIZE, batch_size=_BATCH), passes)
 
     contestants = {
         "ours": ours,

@@ -7,6 +7,7 @@ does (bfloat16 on a GPU, XLA as Keras resolves it); the third adds the JPEG file
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import time
@@ -107,8 +108,8 @@ def _batches(spec: models.ModelSpec, objective: Any, real: bool) -> Any:
 
     size, batch = spec.image_size, flags.FLAGS.batch_size
     if real:
-        images, how = folder.load(flags.FLAGS.data), {"image_size": size, "channels": spec.channels}
-        return Batches(images, batch_size=batch, targets=objective.targets, **how).training(0, 1000)
+        images = Batches(folder.load(flags.FLAGS.data), image_size=size, channels=spec.channels)
+        return dataclasses.replace(images, batch_size=batch, targets=objective.targets).training(0, 1000)
     pixels = tf.random.stateless_uniform((batch, size, size, spec.channels), (0, 0), 0, 256, tf.int32)
     pixels = tf.cast(pixels, tf.uint8)
     example = pixels, objective.targets(pixels, tf.range(batch, dtype=tf.int64) % 2)

@@ -190,17 +190,18 @@ class _Seeds(keras.random.SeedGenerator):
         return tf.random.experimental.stateless_fold_in(self._seed, self._drawn)
 
 
-Layers = Sequence[RandomGeometry | RandomColor | StockLayer]
+Layers = Sequence[keras.layers.Layer | StockLayer]
 
 
 def layers(level: str | Sequence[keras.layers.Layer]) -> Layers:
-    """The layers of one level of `--augment`, or those given, made ready for `augmented`.
+    """The layers of one level of augmentation, or those given, made ready for `augmented`.
 
     Args:
         level: `none`; `basic`: resized crop (area 0.8-1, aspect 0.9-1.1), which leaves any image what it is, a digit
             too; `full`, for photographs: the same with horizontal flip, rotation within ±10 degrees and color jitter
-            (brightness, contrast and saturation 0.2, hue 0.05). Or layers: those of this file, and any of Keras that
-            looks at each image for itself.
+            (brightness, contrast and saturation 0.2, hue 0.05). Or layers: those that take `num_draws` random numbers
+            per image as their second argument, as those of this file do, and any of Keras that looks at each image for
+            itself.
     """
     if not isinstance(level, str):
         return [layer if hasattr(layer, "num_draws") else StockLayer(layer) for layer in level]

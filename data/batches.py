@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from data.augment import augmented, layers
+from data.dataset import Dataset
 from data.decode import decode
 from data.order import epoch_order
-from data.source import Source
 
 # What the parallel calls have ready comes on top.
 _BATCHES_AHEAD = 2
@@ -77,7 +77,7 @@ class Batches:
             their arrival. Arrays don't need it.
     """
 
-    inputs: Source | np.ndarray
+    inputs: Dataset | np.ndarray
     labels: Any = None
     _: KW_ONLY
     batch_size: int = 32
@@ -103,7 +103,14 @@ class Batches:
     @property
     def is_decoded(self) -> bool:
         """Whether they come from an array, and not from images to decode."""
-        return not isinstance(self.inputs, Source)
+        return not isinstance(self.inputs, Dataset)
+
+    @property
+    def dataset(self) -> Dataset:
+        """The images to decode."""
+        if not isinstance(self.inputs, Dataset):
+            raise TypeError("`inputs` must be a data set of images to decode. Received: an array.")
+        return self.inputs
 
     def training(self, first_epoch: int, last_epoch: int, first_step: int = 0) -> tf.data.Dataset:
         """Shuffled, augmented batches; each epoch shows every image once, in an order of its own.
@@ -210,8 +217,8 @@ class Batches:
         parallel map and the decoders don't stand still at the end of an epoch.
         """
         with tf.device("CPU"):
-            labels = tf.constant(self.inputs.labels)
-        read = self.inputs.reader()
+            labels = tf.constant(self.dataset.labels)
+        read = self.dataset.reader()
         blank = tf.zeros((self.image_size, self.image_size, self.channels), tf.uint8)
         largest = self._largest_slice()
 

@@ -45,7 +45,7 @@ def keep_decoded(
         pixels = _in_memory(plain, shape, is_due)
     else:
         pixels = _on_disk(plain, digests, shape, is_due)
-    return dataclasses.replace(batches, inputs=pixels, labels=batches.inputs.labels)
+    return dataclasses.replace(batches, inputs=pixels, labels=batches.dataset.labels)
 
 
 def _choose(size: int) -> str:
@@ -74,7 +74,7 @@ def _on_disk(batches: Batches, digests: list[str], shape: tuple[int, ...], is_du
     if found:
         return found[0]
     with resumable.filling(folder, [(shape[1:], np.dtype(np.uint8))], len(batches)) as table:
-        rest = batches.inputs.take(np.arange(table.rows, len(batches)))
+        rest = batches.dataset.take(np.arange(table.rows, len(batches)))
         for batch in _decoded(dataclasses.replace(batches, inputs=rest)):
             table.append(batch)
             if is_due():

@@ -49,9 +49,9 @@ def find(address: str, seconds: float = WAIT_SECONDS) -> None:
     while problem := _problem(address, max(deadline - time.monotonic(), 0.1), set()):
         if time.monotonic() > deadline:
             raise UserError(
-                f"--data_service={address} must be the dispatcher of a tf.data service with one worker at least. "
-                f"Received, after {seconds:.0f} seconds: {problem}. Start them by `python -m data.serve --port=5050` "
-                "and `python -m data.serve --dispatcher=grpc://HOST:5050`, or leave out --data_service."
+                "`data_service` must be the dispatcher of a tf.data service with one worker at least. Received: "
+                f"{address}, and after {seconds:.0f} seconds {problem}. Start them by `python -m data.serve "
+                "--port=5050` and `python -m data.serve --dispatcher=grpc://HOST:5050`, or leave out `data_service`."
             )
         time.sleep(min(_PAUSE_SECONDS, seconds / 10))
 

@@ -16,14 +16,14 @@ from data.progress import progress
 from errors import UserError
 from models import saved_models
 from training.objective import brightness
-from training.run import Part
+from training.run import Split
 
 _RETURNED = ("probabilities", "brightness")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers to the images of one part, in its order.
+    """The answers to the images of one split, in its order.
 
     Attributes:
         labels: int64 class indices, shape `(images,)`.
@@ -54,7 +54,7 @@ class Predictions:
 
 
 Answers = dict[str, np.ndarray]
-Predictor = Callable[[Part, int, str], Predictions]
+Predictor = Callable[[Split, int, str], Predictions]
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -84,9 +84,9 @@ def from_model(model: keras.Model) -> Predictor:
     """Predicts with a Keras model, from the same pixels that training sees."""
     answer = answering(model)
 
-    def predict(part: Part, batch_size: int, title: str) -> Predictions:
-        batches = _pixels(part, batch_size, title)
-        return _collect(part, ({**answer(pixels), "targets": _brightness(pixels)} for pixels in batches))
+    def predict(split: Split, batch_size: int, title: str) -> Predictions:
+        batches = _pixels(split, batch_size, title)
+        return _collect(split, ({**answer(pixels), "targets": _brightness(pixels)} for pixels in batches))
 
     return predict
 
@@ -99,30 +99,30 @@ def from_saved_model(folder: str, class_names: tuple[str, ...]) -> Predictor:
     """
     serve = _load_signature(folder)
 
-    def predict(part: Part, batch_size: int, title: str) -> Predictions:
-        batches = _pixels(part, batch_size, title)
-        answers = (_serve_batch(serve, part, i * batch_size, pixels) for i, pixels in enumerate(batches))
-        return _collect(part, _checked(answers, class_names, folder))
+    def predict(split: Split, batch_size: int, title: str) -> Predictions:
+        batches = _pixels(split, batch_size, title)
+        answers = (_serve_batch(serve, split, i * batch_size, pixels) for i, pixels in enumerate(batches))
+        return _collect(split, _checked(answers, class_names, folder))
 
     return predict
 
 
-def _pixels(part: Part, batch_size: int, title: str) -> Iterable[tf.Tensor]:
-    steps = -(-len(part) // batch_size)
-    return progress(part.pixels(batch_size), steps, f"{title} (batches of {batch_size})")
+def _pixels(split: Split, batch_size: int, title: str) -> Iterable[tf.Tensor]:
+    steps = -(-len(split) // batch_size)
+    return progress(split.pixels(batch_size), steps, f"{title} (batches of {batch_size})")
 
 
 def _brightness(pixels: tf.Tensor) -> np.ndarray:
     return brightness(pixels).numpy()[:, 0].astype(np.float64)
 
 
-def _collect(part: Part, batches: Iterable[Answers]) -> Predictions:
+def _collect(split: Split, batches: Iterable[Answers]) -> Predictions:
     """Keeps the answers only, so that memory doesn't grow with the pixels."""
     answers = list(batches)
     columns = {name: np.concatenate([batch[name] for batch in answers]) for name in answers[0]}
     if "brightness" not in columns:
-        return Predictions(part.labels, columns["probabilities"])
-    return Predictions(part.labels, columns["probabilities"], columns["brightness"], columns["targets"])
+        return Predictions(split.labels, columns["probabilities"])
+    return Predictions(split.labels, columns["probabilities"], columns["brightness"], columns["targets"])
 
 
 def _load_signature(folder: str) -> Callable:
@@ -140,8 +140,8 @@ def _load_signature(folder: str) -> Callable:
     return serve
 
 
-def _serve_batch(serve: Callable, part: Part, start: int, pixels: tf.Tensor) -> Answers:
-    encoded = [part.encoded(i) for i in range(start, start + len(pixels))]
+def _serve_batch(serve: Callable, split: Split, start: int, pixels: tf.Tensor) -> Answers:
+    encoded = [split.encoded(i) for i in range(start, start + len(pixels))]
     answers = {name: value.numpy() for name, value in serve(image_bytes=tf.constant(encoded)).items()}
     return {**answers, "targets": _brightness(pixels)}
 

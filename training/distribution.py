@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context
 
 from data.batches import Batches, Shard
-from data.crew import Crew, check_same
 from errors import UserError
 from training import batch_statistics, cluster, exchange, keras_multi_worker, objective, rendezvous
 from training.config import TrainConfig
@@ -115,10 +114,9 @@ class Distribution:
                 keras_multi_worker.count_every_image(model)
             objective.count_every_image(model)
 
-    @property
-    def crew(self) -> Crew:
-        """This process among those that prepare the data."""
-        return Crew(self.worker, self.workers, self.exchange)
+    def share(self, what: str, items: Sequence[Any], look: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+        """What `look` finds about each item, of which each worker looks at its share; see `training.exchange.share`."""
+        return exchange.share(what, items, look, worker=self.worker, workers=self.workers, exchange=self.exchange)
 
     def exchange(self, own: bytes) -> list[bytes]:
         """Every process's bytes, in the order of the workers; all must call this together."""
@@ -130,7 +128,7 @@ class Distribution:
         Raises:
             UserError: in every process when one has another than the chief.
         """
-        check_same(what, self.exchange(value))
+        exchange.check_same(what, self.exchange(value))
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum of all processes' `values`; all must call this together, with the same shape and type."""

@@ -181,7 +181,7 @@ def _key(work: _Work, digests: list[str]) -> str:
     digest.update(json.dumps(front.get_config(), sort_keys=True, default=str).encode())
     facts: tuple = (keras.__version__, tf.__version__, RULES, batches.image_size, batches.channels)
     # Of the objective, what the targets depend on: other weights of the losses ask for no other features.
-    facts += (objective.num_classes, objective.heads, digests, batches.inputs.labels.tolist())
+    facts += (objective.num_classes, objective.heads, digests, batches.dataset.labels.tolist())
     facts += (work.views, () if work.views == (None,) else (batches.seed, constants(batches.augment)))
     # What moves the last bits must not come from another run's cache where the last bits count.
     facts += (batches.batch_size, work.team.shard.slices) if is_op_determinism_enabled() else ()
@@ -203,8 +203,8 @@ def _forward(work: _Work, first: int) -> Iterator[tuple[Any, Any]]:
 
 def _forward_together(work: _Work, batches: Batches, first_step: int) -> Iterator[tuple[Any, Any]]:
     """The same batches in every worker, though each computes its slices only."""
-    source, team = batches.inputs, work.team
-    labels = tf.constant(source.labels)
+    dataset, team = batches.dataset, work.team
+    labels = tf.constant(dataset.labels)
 
     def with_number(pixels: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, Any]:
         return numbers, work.objective.targets(pixels, tf.gather(labels, numbers))
@@ -214,7 +214,7 @@ def _forward_together(work: _Work, batches: Batches, first_step: int) -> Iterato
         return numbers, work.front.compute(pixels), wanted
 
     compute_slices = tf.function(lambda slices: team.strategy.run(compute_slice, slices), reduce_retracing=True)
-    numbered = replace(batches, inputs=replace(source, labels=np.arange(len(source))), targets=with_number)
+    numbered = replace(batches, inputs=replace(dataset, labels=np.arange(len(dataset))), targets=with_number)
     slices = iter(team.evaluation(numbered, first_step))
     for _ in range(first_step, batches.steps_per_epoch):
         numbers, features, targets = tf.nest.map_structure(team.gather, compute_slices(next(slices)))

@@ -51,10 +51,10 @@ def train(config: TrainConfig, command: str) -> Run:
         print(f"Devices: {', '.join(found)}{team.described()}. Precision: {config.precision}.")
         team.agree_on("flags", follower.flags(config))
         _check_places(config)
-        gathered = examples.gather(config, team.crew)
+        gathered = examples.gather(config, team)
         team.agree_on("images", follower.fingerprint(gathered))
         with team.strategy.scope():
-            model = _build(config, gathered.source.class_names)
+            model = _build(config, gathered.dataset.class_names)
         team.synchronize(model)
         return _train(config, command, found, gathered, model, team)
 
@@ -70,7 +70,7 @@ def _train(
     config: TrainConfig, command: str, found: list[str], gathered: Examples, model: keras.Model, team: Distribution
 ) -> Run:
     spec = models.find(config.model)
-    objective = Objective(len(gathered.source.class_names), spec.heads, config.parsed_loss_weights)
+    objective = Objective(len(gathered.dataset.class_names), spec.heads, config.parsed_loss_weights)
     with _folder(config, gathered, model, command, found) as run_dir, Signals(config.run_dir or "") as signals:
         job = Job(config, run_dir, gathered, objective, model, team, signals)
         with examples.unchanged(config):

@@ -40,12 +40,12 @@ class Job:
         """How much time a kill may cost."""
         return 60 * self.config.checkpoint_minutes
 
-    def batches(self, part: str) -> tuple[Batches, list[str]]:
-        """The images of one part, to be decoded, and their digests."""
-        source, digests = self.examples.part(part)
+    def batches(self, split: str) -> tuple[Batches, list[str]]:
+        """The images of one split, to be decoded, and their digests."""
+        dataset, digests = self.examples.split(split)
         config = self.config
         batches = Batches(
-            source,
+            dataset,
             batch_size=config.batch_size,
             seed=config.seed,
             image_size=config.image_size or 0,
@@ -61,7 +61,7 @@ class Job:
         """The images to train and to validate on, decoded once for all phases."""
         # Every worker decodes for itself, or finds what it needs; there is nothing to agree on.
         is_due = Pause(self.signals, self.checkpoint_seconds)
-        train, val = (keep_decoded(*self.batches(part), self.config.cache, is_due) for part in ("train", "val"))
+        train, val = (keep_decoded(*self.batches(split), self.config.cache, is_due) for split in ("train", "val"))
         return train, val
 
     def trainee_and_batches(self, phase: Phase) -> tuple[keras.Model, Batches, Batches]:
@@ -82,10 +82,10 @@ class Job:
     def _halves(self) -> tuple[features.Front, keras.Model]:
         return features.cut(self.model)
 
-    def _features(self, part: str, title: str, **how: Any) -> Batches:
+    def _features(self, split: str, title: str, **how: Any) -> Batches:
         return features.compute(
             self._halves[0],
-            *self.batches(part),
+            *self.batches(split),
             objective=self.objective,
             title=title,
             team=self.team,
@@ -94,7 +94,7 @@ class Job:
         )
 
     def test(self, model: keras.Model) -> dict[str, float]:
-        """Loss and metrics of the trained `model` on the test part, by features where its backbone stayed frozen.
+        """Loss and metrics of the trained `model` on the test split, by features where its backbone stayed frozen.
 
         Then its backbone is that of the job's own model.
         """

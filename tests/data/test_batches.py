@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import folder
+from data import folder, load
 from data.augment import RandomGeometry
 from data.batches import Batches, Shard
-from data.load import load
 
 ROWS = 23
 BATCH = 5
@@ -128,17 +127,17 @@ def test_the_batches_are_those_that_were_recorded() -> None:
 
 @pytest.mark.parametrize("level", ["none", "full"])
 def test_images_and_their_decoded_array_give_the_same_batches(image_folder: pathlib.Path, level: str) -> None:
-    source = folder.load(str(image_folder))
-    images = Batches(source, image_size=16, batch_size=7, seed=3, augment=level)
+    dataset = folder.load(str(image_folder))
+    images = Batches(dataset, image_size=16, batch_size=7, seed=3, augment=level)
     decoded = np.concatenate([pixels for pixels, _ in images.evaluation()])
-    kept = dataclasses.replace(images, inputs=decoded, labels=source.labels)
+    kept = dataclasses.replace(images, inputs=decoded, labels=dataset.labels)
     assert_same(images.training(0, 2, first_step=2), kept.training(0, 2, first_step=2))
 
 
 def test_evaluation_counts_every_image_once_in_order(image_folder: pathlib.Path) -> None:
-    source = folder.load(str(image_folder))
-    batches = labels_of(Batches(source, image_size=16, batch_size=7).evaluation())
-    assert sum(batches, []) == source.labels.tolist()
+    dataset = folder.load(str(image_folder))
+    batches = labels_of(Batches(dataset, image_size=16, batch_size=7).evaluation())
+    assert sum(batches, []) == dataset.labels.tolist()
     assert [len(batch) for batch in batches] == [7, 7, 7, 7, 7, 5]
 
 

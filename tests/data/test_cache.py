@@ -8,9 +8,8 @@ import numpy as np
 import psutil
 import pytest
 
-from data import cache, folder
+from data import cache, folder, load
 from data.batches import Batches
-from data.load import load
 
 
 @pytest.fixture

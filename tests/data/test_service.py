@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import service
+from data import load, service
 from data.batches import Batches, Shard
-from data.load import load
 from data.service_address import host_and_port
 from errors import UserError
 
@@ -40,9 +39,9 @@ def address() -> Iterator[str]:
 @pytest.fixture
 def batches(image_folder: pathlib.Path) -> Batches:
     """Forty images, each with its own number as its label."""
-    source = load(str(image_folder))
-    source.labels[:] = np.arange(40)
-    return Batches(source, image_size=16, batch_size=8, seed=5)
+    dataset = load(str(image_folder))
+    dataset.labels[:] = np.arange(40)
+    return Batches(dataset, image_size=16, batch_size=8, seed=5)
 
 
 def by_image(batches: tf.data.Dataset) -> dict[int, np.ndarray]:

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 
 import models
-from data import resumable
+from data import load, resumable
 from data.batches import Batches
 from data.cache import keep_decoded
 from data.files import write_text
-from data.load import load
 from errors import UserError
 from models import weights
 from tests.reliability import children
