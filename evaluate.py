@@ -86,7 +86,7 @@ def _subject(run: Run, network: str) -> Subject:
 
     if _DATA.value:
         return assess.subject_in(run, _DATA.value, _DATA_DIR.value, network)
-    return assess.own_test_part(run, network)
+    return assess.own_test_split(run, network)
 
 
 def _folder(subject: Subject) -> str:

@@ -96,14 +96,14 @@ def _bare_forward(data: str) -> float:
     import models
     from benchmarks.table import seconds_of
     from data import folder
+    from data.batches import Batches
     from data.cache import keep_decoded
-    from data.pipeline import Files
     from training import features
 
-    table = keep_decoded(Files(folder.load(data), _SIZE, 3), [data], "memory")
+    table = keep_decoded(Batches(folder.load(data), image_size=_SIZE), [data], "memory")
     front, _ = features.cut(models.build("resnet50", 2, transfer=True))
     forward = tf.function(lambda pixels: front(pixels, training=False), reduce_retracing=True)
-    pixels = tf.convert_to_tensor(table.inputs)  # type: ignore[union-attr]
+    pixels = tf.convert_to_tensor(table.inputs)
     forward(pixels[:_BATCH])
     return seconds_of(lambda: [forward(pixels[i : i + _BATCH]) for i in range(0, len(table), _BATCH)][-1].numpy())
 

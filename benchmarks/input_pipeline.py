@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -58,12 +59,12 @@ def _cold(data: str, passes: int) -> list[Any]:
 
     from benchmarks.table import measure_side_by_side
     from data import folder
-    from data.pipeline import Files
+    from data.batches import Batches
 
-    source = folder.load(data)
+    dataset = folder.load(data)
 
     def decode_only(scale: int) -> float:
-        files = tf.data.Dataset.from_tensor_slices(source.records).repeat(passes)
+        files = tf.data.Dataset.from_tensor_slices(dataset.records).repeat(passes)
 
         def decode(file: tf.Tensor) -> tf.Tensor:
             return tf.io.decode_jpeg(tf.io.read_file(file), channels=3, ratio=scale)
@@ -77,7 +78,7 @@ def _cold(data: str, passes: int) -> list[Any]:
         return _rate(batches.repeat(passes))
 
     def ours() -> float:
-        return _epochs(Files(source, _SIZE, 3), passes)
+        return _epochs(Batches(dataset, image_size=_SIZE, batch_size=_BATCH), passes)
 
     contestants = {
         "ours": ours,
@@ -97,7 +98,6 @@ def _augmented(data: str) -> list[Any]:
     import tensorflow as tf
 
     from benchmarks.table import measure_side_by_side
-    from data.pipeline import Steps, training_batches
 
     table = _decoded(data)
     stock = keras.Sequential(
@@ -120,8 +120,8 @@ def _augmented(data: str) -> list[Any]:
         views = decoded.map(lambda x: stock(tf.cast(x, tf.float32), training=True), num_parallel_calls=tf.data.AUTOTUNE)
         return _rate(views.prefetch(tf.data.AUTOTUNE).take(20))
 
-    def ours(rows: Any) -> float:
-        return _rate(training_batches(rows, Steps(_BATCH, 0, 0, 2), level="full"))
+    def ours(batches: Any) -> float:
+        return _rate(dataclasses.replace(batches, augment="full").training(0, 2))
 
     contestants = {
         "ours": lambda: ours(table),
@@ -141,23 +141,21 @@ def _cached(data: str) -> list[Any]:
     files = _files(data)
     tables = {mode: keep_decoded(files, [data], mode) for mode in ("memory", "disk")}
     contestants: dict[str, Callable[[], float]] = {
-        f"ours, {mode}": functools.partial(_epochs, rows, _MANY) for mode, rows in tables.items()
+        f"ours, {mode}": functools.partial(_epochs, batches, _MANY) for mode, batches in tables.items()
     }
     contestants["ours, cold"] = functools.partial(_epochs, files, 1)
     return measure_side_by_side(contestants, flags.FLAGS.repeats)
 
 
-def _epochs(rows: Any, epochs: int) -> float:
-    from data.pipeline import Steps, training_batches
-
-    return _rate(training_batches(rows, Steps(_BATCH, 0, 0, epochs)))
+def _epochs(batches: Any, epochs: int) -> float:
+    return _rate(batches.training(0, epochs))
 
 
 def _files(data: str) -> Any:
     from data import folder
-    from data.pipeline import Files
+    from data.batches import Batches
 
-    return Files(folder.load(data), _SIZE, 3)
+    return Batches(folder.load(data), image_size=_SIZE, batch_size=_BATCH)
 
 
 def _decoded(data: str) -> Any:

@@ -215,7 +215,7 @@ def _short(commit: str | None) -> str:
 
 def _num_tested(run: pathlib.Path) -> int:
     with (run / "splits.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return sum(row["part"] == "test" for row in csv.DictReader(file))
+        return sum(row.get("split", row.get("part")) == "test" for row in csv.DictReader(file))
 
 
 def _epoch_seconds(run: pathlib.Path) -> list[float]:

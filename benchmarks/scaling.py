@@ -124,20 +124,20 @@ def _step_seconds(model, team) -> float:  # type: ignore[no-untyped-def]
     import keras
     import numpy as np
 
-    from data.pipeline import Steps, Table, training_batches
+    from data.batches import Batches
     from training.heads import Objective, heads_of
 
     total, size = _WARM_UP_STEPS + flags.FLAGS.steps, flags.FLAGS.batch_size * team.workers
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (4 * size, *model.input_shape[1:]), np.uint8)
     objective = Objective(heads_of(flags.FLAGS.model, tuple("0123456789")))
-    rows = Table(pixels, generator.integers(0, 10, len(pixels)))
+    labels = generator.integers(0, 10, len(pixels))
     times: list[float] = []
     clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: times.append(time.monotonic()))
     team.compile(model, lambda: {"optimizer": keras.optimizers.Adam(1e-4), **objective.compile_arguments()})
-    steps = Steps(size, 0, 0, -(-total // 4))
-    batches = team.batches(lambda share: training_batches(rows, steps, targets=objective.targets, share=share))
-    model.fit(batches, steps_per_epoch=total, callbacks=[clock], shuffle=False, verbose=0)
+    batches = Batches(pixels, labels, batch_size=size, targets=objective.targets)
+    slices = team.training(batches, 0, -(-total // 4))
+    model.fit(slices, steps_per_epoch=total, callbacks=[clock], shuffle=False, verbose=0)
     return (times[-1] - times[_WARM_UP_STEPS - 1]) / (len(times) - _WARM_UP_STEPS)
 
 

@@ -77,9 +77,9 @@ def main(argv: list[str]) -> None:
 def read_images(folder: str | None) -> list[bytes]:
     """JPEGs from `folder`, or made ones of the size and detail of a small photograph."""
     if folder:
-        source = load_folder(folder)
-        chosen = np.linspace(0, len(source) - 1, min(_NUM_IMAGES, len(source))).astype(int)
-        return [source.encoded(i) for i in chosen]
+        dataset = load_folder(folder)
+        chosen = np.linspace(0, len(dataset) - 1, min(_NUM_IMAGES, len(dataset))).astype(int)
+        return [dataset.encoded(i) for i in chosen]
     generator = np.random.default_rng(0)
     height, width = _SIZE_PX
     made = []

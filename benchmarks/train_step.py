@@ -7,6 +7,7 @@ does (bfloat16 on a GPU, XLA as Keras resolves it); the third adds the JPEG file
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import time
@@ -103,12 +104,12 @@ def _batches(spec: models.ModelSpec, objective: Any, real: bool) -> Any:
     import tensorflow as tf
 
     from data import folder
-    from data.pipeline import Files, Steps, training_batches
+    from data.batches import Batches
 
     size, batch = spec.image_size, flags.FLAGS.batch_size
     if real:
-        files = Files(folder.load(flags.FLAGS.data), size, spec.channels)
-        return training_batches(files, Steps(batch, 0, 0, 1000), level="none", targets=objective.targets)
+        images = Batches(folder.load(flags.FLAGS.data), image_size=size, channels=spec.channels)
+        return dataclasses.replace(images, batch_size=batch, targets=objective.targets).training(0, 1000)
     pixels = tf.random.stateless_uniform((batch, size, size, spec.channels), (0, 0), 0, 256, tf.int32)
     pixels = tf.cast(pixels, tf.uint8)
     example = pixels, objective.targets(pixels, tf.range(batch, dtype=tf.int64) % 2, {})

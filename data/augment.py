@@ -1,19 +1,22 @@
 """Augmentation layers: random views of training images as a pure function of numbers drawn outside.
 
-Keras's own random layers draw from hidden state, so a batch would depend on what came before it (`draw_seed` takes no
-tensor, Keras 3.15). These take the random numbers as an argument, one row per image, and do all geometry in one
-resampling and all color in one matrix product.
+The layers here take the random numbers as an argument, one row per image, and do all geometry in one resampling and all
+color in one matrix product. Keras's own random layers draw from hidden state, so a batch would depend on what came
+before it; `augmented` gives them seeds that follow from the step's.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 # From the Rec. 601 luma to the two color axes of NTSC, in whose plane a turn is a change of hue.
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+# What an augmentation doesn't depend on: Keras numbers the names of layers as it makes them.
+_IDLE = ("name", "seed")
 
 
 @keras.saving.register_keras_serializable(package="darkroom")
@@ -139,14 +142,69 @@ def _color_matrix(saturation: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
     return tf.linalg.inv(to_yiq) @ tf.reshape(turn, (-1, 3, 3)) @ to_yiq
 
 
-def layers(level: str) -> list[RandomGeometry | RandomColor]:
-    """The layers of one level of `--augment`.
+class StockLayer:
+    """A layer of Keras that looks at each image for itself, with seeds that follow from the step and the image.
+
+    Args:
+        layer: such as `keras.layers.RandomContrast(0.2)`; a copy of it is used.
+    """
+
+    num_draws = 0
+
+    def __init__(self, layer: keras.layers.Layer) -> None:
+        self.layer = type(layer).from_config(layer.get_config())
+        self._seeds = _Seeds()
+        for each in self.layer._flatten_layers():
+            for name in ("generator", "seed_generator"):
+                if isinstance(getattr(each, name, None), keras.random.SeedGenerator):
+                    # Past Keras's own bookkeeping, which looks for variables in everything that is set.
+                    object.__setattr__(each, name, self._seeds)
+
+    def __call__(self, pixels: tf.Tensor, seed: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+        """Changes one image after the other, of which `pixels[0]` has the place `first` in its batch."""
+
+        def change(image_and_place: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            image, place = image_and_place
+            self._seeds.start(tf.random.experimental.stateless_fold_in(seed, place))
+            changed = self.layer(tf.cast(image, tf.float32)[tf.newaxis], training=True)[0]
+            return tf.ensure_shape(tf.cast(changed, tf.float32), image.shape)
+
+        places = first + tf.range(tf.shape(pixels, tf.int64)[0])
+        result = tf.TensorSpec(pixels.shape[1:], tf.float32)
+        return tf.map_fn(change, (pixels, places), fn_output_signature=result)
+
+
+class _Seeds(keras.random.SeedGenerator):
+    """Seeds that follow from the one that it was started with, in place of a variable's."""
+
+    def __init__(self) -> None:
+        self._seed, self._drawn = tf.zeros((2,), tf.int64), 0
+
+    def start(self, seed: tf.Tensor) -> None:
+        """Begins anew with `seed`."""
+        self._seed, self._drawn = seed, 0
+
+    def next(self, ordered: bool = True) -> tf.Tensor:
+        """The next seed."""
+        self._drawn += 1
+        return tf.random.experimental.stateless_fold_in(self._seed, self._drawn)
+
+
+Layers = Sequence[keras.layers.Layer | StockLayer]
+
+
+def layers(level: str | Sequence[keras.layers.Layer]) -> Layers:
+    """The layers of one level of augmentation, or those given, made ready for `augmented`.
 
     Args:
         level: `none`; `basic`: resized crop (area 0.8-1, aspect 0.9-1.1), which leaves any image what it is, a digit
             too; `full`, for photographs: the same with horizontal flip, rotation within ±10 degrees and color jitter
-            (brightness, contrast and saturation 0.2, hue 0.05).
+            (brightness, contrast and saturation 0.2, hue 0.05). Or layers: those that take `num_draws` random numbers
+            per image as their second argument, as those of this file do, and any of Keras that looks at each image for
+            itself.
     """
+    if not isinstance(level, str):
+        return [layer if hasattr(layer, "num_draws") else StockLayer(layer) for layer in level]
     if level == "none":
         return []
     if level == "basic":
@@ -154,24 +212,32 @@ def layers(level: str) -> list[RandomGeometry | RandomColor]:
     return [RandomGeometry(largest_rotation_degrees=10.0, flips=True), RandomColor()]
 
 
-def constants(level: str) -> list[tuple[str, list]]:
+def constants(level: str | Sequence[keras.layers.Layer]) -> list[tuple[str, list]]:
     """The class and the configuration of each layer of a level, for the key of what augmented images are kept for."""
-    # Keras numbers the names of layers as it makes them.
+    made = [layer.layer if isinstance(layer, StockLayer) else layer for layer in layers(level)]
     return [
-        (type(layer).__name__, sorted((name, value) for name, value in layer.get_config().items() if name != "name"))
-        for layer in layers(level)
+        (type(layer).__name__, sorted((name, value) for name, value in layer.get_config().items() if name not in _IDLE))
+        for layer in made
     ]
 
 
-def augment(pixels: tf.Tensor, level_layers: list[RandomGeometry | RandomColor], draws: tf.Tensor) -> tf.Tensor:
-    """Applies the layers one after the other, each with its own columns of `draws`."""
-    first = 0
-    for layer in level_layers:
-        pixels = layer(pixels, draws[:, first : first + layer.num_draws])
-        first += layer.num_draws
+def augmented(
+    pixels: tf.Tensor, level_layers: Layers, seed: tf.Tensor, batch_size: int, first: int | tf.Tensor = 0
+) -> tf.Tensor:
+    """Applies the layers one after the other to a batch or a slice of it, as a function of `seed`.
+
+    Args:
+        pixels: in 0-255, shape `(images, height, width, channels)`.
+        level_layers: as `layers` gives them.
+        seed: of the whole batch, shape `(2,)`, int64.
+        batch_size: how many images the whole batch holds, or more.
+        first: place of the first image of `pixels` in the whole batch.
+    """
+    draws = tf.random.stateless_uniform((batch_size, sum(layer.num_draws for layer in level_layers)), seed)
+    draws = draws[first : first + tf.shape(pixels, tf.int64)[0]]
+    for number, layer in enumerate(level_layers):
+        if isinstance(layer, StockLayer):
+            pixels = layer(pixels, tf.random.experimental.stateless_fold_in(seed, number), tf.cast(first, tf.int64))
+        else:
+            pixels, draws = layer(pixels, draws[:, : layer.num_draws]), draws[:, layer.num_draws :]
     return pixels
-
-
-def num_draws(level_layers: list[RandomGeometry | RandomColor]) -> int:
-    """How many random numbers per image needs."""
-    return sum(layer.num_draws for layer in level_layers)

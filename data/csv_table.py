@@ -9,19 +9,19 @@ from collections import Counter
 
 import numpy as np
 
+from data.dataset import Dataset, as_records
 from data.files import read_text
 from data.names import check_class_names, printable, shortened
-from data.source import Source, as_records
 from errors import UserError
 
 _HEADER = ["path", "label"]
 _SHOWN_CHARACTERS = 100
 
 
-def load(path: str) -> Source:
+def load(path: str) -> Dataset:
     """Reads the table `path`; class indices follow the sorted labels.
 
-    Further columns are `Source.columns`: numbers where all cells of one are, else text.
+    Further columns are `Dataset.columns`: numbers where all cells of one are, else text.
 
     Raises:
         UserError: another header, a row with an empty cell, a path that leaves the table's folder, an image named
@@ -33,7 +33,7 @@ def load(path: str) -> Source:
     classes = sorted({label for _, label in rows})
     _check(path, rows, classes)
     index = {name: i for i, name in enumerate(classes)}
-    return Source(
+    return Dataset(
         name=path,
         addresses=tuple(image for image, _ in rows),
         records=as_records([os.fsencode(f"{folder}/{image}") for image, _ in rows]),

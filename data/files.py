@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -39,6 +40,24 @@ def replacing(path: str) -> Iterator[str]:
     except BaseException:
         _remove_quietly(beside)
         raise
+
+
+@contextlib.contextmanager
+def replacing_from_local(path: str) -> Iterator[str]:
+    """As `replacing`, but what it yields is always a local path, for libraries that write no others.
+
+    Raises:
+        UserError: the disk is full, or the place can't be written to.
+    """
+    if "://" not in path:
+        with replacing(path) as beside:
+            yield beside
+        return
+    with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
+        local = os.path.join(folder, os.path.basename(path))
+        yield local
+        with replacing(path) as beside:
+            tf.io.gfile.copy(local, beside)
 
 
 @contextlib.contextmanager

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from data.dataset import Dataset, as_records
 from data.names import check_class_names, printable, shortened
-from data.source import Source, as_records
 from errors import UserError
 
 # What file managers and archivers leave behind; nobody means these as images.
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
-_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def load(path: str) -> Source:
+def load(path: str) -> Dataset:
     """Reads the addresses and labels of `path/<class>/**/<image>`; class indices follow the sorted class names.
 
     Every visible file counts as an image; whether it is one, the scan finds out. Symbolic links are followed, except
@@ -34,7 +34,7 @@ def load(path: str) -> Source:
     _check_files(path, files)
     paths = [file for name in classes for file in files[name]]
     labels = [index for index, name in enumerate(classes) for _ in files[name]]
-    return Source(
+    return Dataset(
         name=path,
         addresses=tuple(file[len(root) + 1 :] for file in paths),
         records=as_records([os.fsencode(file) for file in paths]),
@@ -47,15 +47,15 @@ def load(path: str) -> Source:
 def _check_classes(path: str, root: str, classes: list[str]) -> None:
     if len(classes) < 2:
         raise UserError(
-            f"--data={printable(path)} must hold one sub-folder for each class, two classes at least. "
+            f"The folder {printable(path)} must hold one sub-folder for each class, two classes at least. "
             f"Received {len(classes)}: {shortened(classes) or 'none'}. "
             "Sort the images into one folder per class, for example photos/cat/ and photos/dog/."
         )
-    if {name.lower() for name in classes} <= _PARTS:
+    if {name.lower() for name in classes} <= _SPLITS:
         raise UserError(
-            f"The sub-folders of --data={printable(path)} must be classes, such as cat and dog. Received: "
-            f"{', '.join(classes)}, which are parts of a data set. Pass the folder of one part, such as "
-            f"--data={printable(_join(root, classes[0]))}; it is split into parts here, see --test_fraction."
+            f"The sub-folders of {printable(path)} must be classes, such as cat and dog. Received: "
+            f"{', '.join(classes)}, which are splits of a data set. Pass the folder of one of them as `data`, such as "
+            f"{printable(_join(root, classes[0]))}; it is split here, see `test_fraction`."
         )
     check_class_names(path, classes)
 
@@ -64,7 +64,7 @@ def _check_files(path: str, files: dict[str, list[str]]) -> None:
     empty = [name for name, members in files.items() if not members]
     if empty:
         raise UserError(
-            f"Each class folder in --data={printable(path)} must hold images. Received no file in: "
+            f"Each class folder in {printable(path)} must hold images. Received no file in: "
             f"{shortened(empty)}. Add images to these folders or remove them."
         )
 
@@ -115,7 +115,7 @@ def _entered(parent: str, names: list[str]) -> list[str]:
 
 def _refuse(error: OSError) -> None:
     raise UserError(
-        f"Every folder below --data must be readable. Received: {printable(str(error.filename))}, which is not "
+        f"Every folder of images must be readable. Received: {printable(str(error.filename))}, which is not "
         f"({error.strerror}). Change its permissions or take it away."
     ) from error
 

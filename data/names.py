@@ -20,10 +20,10 @@ def shortened(names: Sequence[str]) -> str:
     return printable(", ".join(names[:_LISTED]) + more)
 
 
-def check_class_names(source: str, names: Sequence[str]) -> None:
+def check_class_names(dataset: str, names: Sequence[str]) -> None:
     """Raises `UserError` for a class name that isn't one line, since labels.txt has a line for each."""
     wrong = [repr(name) for name in names if name.splitlines() != [name]]
     if wrong:
         raise UserError(
-            f"Each class in {printable(source)} must have a name of one line. Received: {shortened(wrong)}. Rename it."
+            f"Each class in {printable(dataset)} must have a name of one line. Received: {shortened(wrong)}. Rename it."
         )

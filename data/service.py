@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grpc
 import tensorflow as tf
@@ -49,25 +49,22 @@ def find(address: str, seconds: float = WAIT_SECONDS) -> None:
     while problem := _problem(address, max(deadline - time.monotonic(), 0.1), set()):
         if time.monotonic() > deadline:
             raise UserError(
-                f"--data_service={address} must be the dispatcher of a tf.data service with one worker at least. "
-                f"Received, after {seconds:.0f} seconds: {problem}. Start them by `python -m data.serve --port=5050` "
-                "and `python -m data.serve --dispatcher=grpc://HOST:5050`, or leave out --data_service."
+                "`data_service` must be the dispatcher of a tf.data service with one worker at least. Received: "
+                f"{address}, and after {seconds:.0f} seconds {problem}. Start them by `python -m data.serve "
+                "--port=5050` and `python -m data.serve --dispatcher=grpc://HOST:5050`, or leave out `data_service`."
             )
         time.sleep(min(_PAUSE_SECONDS, seconds / 10))
 
 
-def distributed(address: str, steps: tf.data.Dataset, make: Callable[[tf.Tensor], tf.data.Dataset]) -> tf.data.Dataset:
-    """The batches of `steps`, each made once by one of the service's workers, in the order of their arrival.
+def distributed(batches: tf.data.Dataset, address: str) -> tf.data.Dataset:
+    """`batches`, each made once by one of the service's workers, in the order of their arrival.
 
     Every iteration is a job of its own.
 
     Args:
+        batches: made from a range of numbers, which are given to the workers as they ask for them.
         address: `grpc://HOST:PORT`.
-        steps: a range, whose numbers are given to the workers as they ask for them.
-        make: gives the batches of one step.
     """
-    # A second range in the graph would be given out apart from the first, so a step's parts are made from its number.
-    batches = steps.interleave(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
     service = tf.data.experimental.service
     return batches.prefetch(tf.data.AUTOTUNE).apply(
         service.distribute(processing_mode=service.ShardingPolicy.DYNAMIC, service=address)

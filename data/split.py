@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 import wording
+from data.dataset import Dataset
 from data.names import shortened
-from data.source import Source
 from errors import UserError
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 UNUSED = "unused"
 
 
@@ -25,17 +25,17 @@ class Fractions:
     test: float
 
 
-def assign(source: Source, digests: list[str], fractions: Fractions) -> np.ndarray:
-    """Gives each image its part.
+def assign(dataset: Dataset, digests: list[str], fractions: Fractions) -> np.ndarray:
+    """Gives each image its split.
 
-    The images of a class are put in the order of a hash of their content and cut: first the test part, then
+    The images of a class are put in the order of a hash of their content and cut: first the test split, then
     validation, then training. So the split is stratified; it is the same on every run, machine and order of files;
-    identical images fall into one part; and a smaller `train` takes its images from the larger one's, with the
-    validation and test parts unchanged. Where the publisher set a test part apart, that is the test part, and the other
-    two fractions apply to the rest.
+    identical images fall into one split; and a smaller `train` takes its images from the larger one's, with the
+    validation and test splits unchanged. Where the publisher set images apart for the test, they are the test split,
+    and the other two fractions apply to the rest.
 
     Args:
-        source: the images.
+        dataset: the images.
         digests: a hash of each image's content.
         fractions: how much of each class goes where.
 
@@ -43,22 +43,22 @@ def assign(source: Source, digests: list[str], fractions: Fractions) -> np.ndarr
         an array of `train`, `val`, `test` or `unused`, one for each image.
 
     Raises:
-        UserError: a part that was asked for stays empty, or misses a class in training.
+        UserError: a split that was asked for stays empty, or misses a class in training.
     """
     ranks = _rank_by_content(digests)
-    parts = np.full(len(source), UNUSED, dtype="<U6")
-    free = np.arange(len(source))
-    if source.is_test is not None:
-        parts[source.is_test] = "test"
-        # An image that also stands in the test part would be learned by heart.
-        free = np.flatnonzero(~np.isin(ranks, ranks[source.is_test]))
+    splits = np.full(len(dataset), UNUSED, dtype="<U6")
+    free = np.arange(len(dataset))
+    if dataset.is_test is not None:
+        splits[dataset.is_test] = "test"
+        # An image that also stands in the test split would be learned by heart.
+        free = np.flatnonzero(~np.isin(ranks, ranks[dataset.is_test]))
         fractions = _without_test(fractions)
-    for label in range(len(source.class_names)):
-        members = free[source.labels[free] == label]
-        _cut(members[np.argsort(ranks[members], kind="stable")], fractions, parts)
-    _keep_identical_together(free, ranks, parts)
-    _check(source, parts, copies=len(ranks) - len(np.unique(ranks)))
-    return parts
+    for label in range(len(dataset.class_names)):
+        members = free[dataset.labels[free] == label]
+        _cut(members[np.argsort(ranks[members], kind="stable")], fractions, splits)
+    _keep_identical_together(free, ranks, splits)
+    _check(dataset, splits, copies=len(ranks) - len(np.unique(ranks)))
+    return splits
 
 
 def _rank_by_content(digests: list[str]) -> np.ndarray:
@@ -69,33 +69,33 @@ def _rank_by_content(digests: list[str]) -> np.ndarray:
 
 
 def _without_test(fractions: Fractions) -> Fractions:
-    """The shares of what is left when the test part is already taken."""
+    """The shares of what is left when the test split is already taken."""
     rest = 1 - fractions.test
     return Fractions(fractions.train / rest, fractions.val / rest, 0.0)
 
 
-def _cut(members: np.ndarray, fractions: Fractions, parts: np.ndarray) -> None:
-    """Writes the parts of one class's images, given in the order of their content."""
+def _cut(members: np.ndarray, fractions: Fractions, splits: np.ndarray) -> None:
+    """Writes the splits of one class's images, given in the order of their content."""
     test = _share(len(members), fractions.test)
     val = _share(len(members), fractions.val)
     everything = fractions.train + fractions.val + fractions.test > 1 - 1e-9
     train = len(members) - test - val if everything else _share(len(members), fractions.train)
-    parts[members[:test]] = "test"
-    parts[members[test : test + val]] = "val"
-    parts[members[test + val : test + val + train]] = "train"
+    splits[members[:test]] = "test"
+    splits[members[test : test + val]] = "val"
+    splits[members[test + val : test + val + train]] = "train"
 
 
 def _share(count: int, fraction: float) -> int:
-    """At least one image of a class in each part that is wanted, however few there are."""
+    """At least one image of a class in each split that is wanted, however few there are."""
     return max(round(count * fraction), 1) if fraction > 0 else 0
 
 
-def _keep_identical_together(free: np.ndarray, ranks: np.ndarray, parts: np.ndarray) -> None:
-    """Moves identical images that a cut or two classes have separated into the part that matters more."""
+def _keep_identical_together(free: np.ndarray, ranks: np.ndarray, splits: np.ndarray) -> None:
+    """Moves identical images that a cut or two classes have separated into the split that matters more."""
     duplicated = free[np.bincount(ranks[free])[ranks[free]] > 1]
     for rank in np.unique(ranks[duplicated]):
         same = duplicated[ranks[duplicated] == rank]
-        parts[same] = next(part for part in ("test", "val", "train", UNUSED) if part in parts[same])
+        splits[same] = next(split for split in ("test", "val", "train", UNUSED) if split in splits[same])
 
 
 def _of_which_are_copies(copies: int) -> str:
@@ -104,14 +104,14 @@ def _of_which_are_copies(copies: int) -> str:
     return f", of which {copies:,} are copies that stay with their originals" if copies else ""
 
 
-def _check(source: Source, parts: np.ndarray, copies: int) -> None:
-    for part in PARTS:
-        counts = np.bincount(source.labels[parts == part], minlength=len(source.class_names))
-        missing = [name for name, count in zip(source.class_names, counts, strict=True) if count == 0]
-        if part == "train" and missing or not counts.any():
+def _check(dataset: Dataset, splits: np.ndarray, copies: int) -> None:
+    for split in SPLITS:
+        counts = np.bincount(dataset.labels[splits == split], minlength=len(dataset.class_names))
+        missing = [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]
+        if split == "train" and missing or not counts.any():
             raise UserError(
-                f"The {part} part must hold images{' of each class' if part == 'train' else ''}. Received none of: "
-                f"{shortened(missing)}, from {wording.counted(len(source), 'image')} in "
-                f"{wording.counted(len(source.class_names), 'class')}{_of_which_are_copies(copies)}. Add images "
-                "(four of a class are the least) or change --train_fraction, --val_fraction and --test_fraction."
+                f"The {split} split must hold images{' of each class' if split == 'train' else ''}. Received none of: "
+                f"{shortened(missing)}, from {wording.counted(len(dataset), 'image')} in "
+                f"{wording.counted(len(dataset.class_names), 'class')}{_of_which_are_copies(copies)}. Add images "
+                "(four of a class are the least) or change `train_fraction`, `val_fraction` and `test_fraction`."
             )

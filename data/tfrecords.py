@@ -6,15 +6,15 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from data.crew import ALONE, Crew
-from data.memory import Memory, stamp_of_file
+from data.dataset import Dataset, as_records
 from data.names import check_class_names, printable, shortened
-from data.scan import in_parallel
-from data.source import Source, as_records
+from data.scan_cache import ScanCache, stamp_of_file
+from data.validation import in_parallel
 from errors import UserError
 
 # Up to here all images are held in memory, encoded. To read one from its shard takes 0.25 ms of a core, more than to
@@ -60,7 +60,7 @@ class Index:
         return ((path, number) for path, group in itertools.groupby(self.paths) for number, _ in enumerate(group))
 
     def records(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """`records` and `spans` of a `Source`: what to read, or the images themselves where they are few."""
+        """`records` and `spans` of a `Dataset`: what to read, or the images themselves where they are few."""
         if self.total_bytes > KEPT_BYTES:
             return self.paths, self.spans
         content = {path: _read(path) for path in dict.fromkeys(self.paths)}
@@ -68,26 +68,26 @@ class Index:
         return as_records(cut), None
 
 
-def load(pattern: str, crew: Crew = ALONE) -> Source:
+def load(pattern: str, workers: Any = None) -> Dataset:
     """Reads TFRecord files with one image an example, as ImageNet is usually kept: `train-*-of-01024`.
 
     Their examples have the features `image/encoded`, and `image/class/label` or `image/class/text`.
 
     Args:
         pattern: of the files' paths, with `*` and `?`.
-        crew: looks at the shards together.
+        workers: look at the shards together, see `data.load`.
 
     Raises:
         UserError: no file fits, or one is damaged, compressed, or holds other features.
     """
     paths = sorted(tf.io.gfile.glob(pattern))
     if not paths:
-        raise UserError(f"--data={printable(pattern)} must name TFRecord files. Received a pattern that fits none.")
-    found = index(pattern, paths, Keys(), crew)
+        raise UserError(f"`data` must name TFRecord files. Received: {printable(pattern)}, a pattern that fits none.")
+    found = index(pattern, paths, Keys(), workers)
     names, labels = _classes(pattern, found)
     records, spans = found.records()
     folder = os.path.commonprefix([os.path.dirname(path) + "/" for path in paths]).rpartition("/")[0]
-    return Source(
+    return Dataset(
         name=pattern,
         addresses=tuple(f"{path.decode()[len(folder) + 1 :]}/{number}" for path, number in found.numbered()),
         records=records,
@@ -98,31 +98,31 @@ def load(pattern: str, crew: Crew = ALONE) -> Source:
     )
 
 
-def index(name: str, paths: Sequence[str], keys: Keys, crew: Crew = ALONE) -> Index:
+def index(name: str, paths: Sequence[str], keys: Keys, workers: Any = None) -> Index:
     """Finds every image in `paths`; what is known of a shard that hasn't changed since an earlier run is kept.
 
     Args:
         name: of the data set.
         paths: the shards, in order.
         keys: the features to look for.
-        crew: reads the shards together; each of its members gets the whole index.
+        workers: read the shards together, see `data.load`; each gets the whole index.
 
     Raises:
         UserError: a shard is damaged, compressed, or holds other features.
     """
-    memory = Memory(name, f"{_RULES} {keys}")
+    cache = ScanCache(name, f"{_RULES} {keys}")
     sizes = [tf.io.gfile.stat(path).length for path in paths]
 
     def look(share: Sequence[str]) -> list[list[str]]:
         stamps = [stamp_of_file(path.encode()) for path in share]
-        kept = [memory.get(path, stamp) for path, stamp in zip(share, stamps, strict=True)]
+        kept = [cache.get(path, stamp) for path, stamp in zip(share, stamps, strict=True)]
         missing = [path for path, rows in zip(share, kept, strict=True) if rows is None]
         fresh = iter(in_parallel(lambda path: _rows_of(path, keys), missing, "indexing shards"))
         return [[stamp, *(rows or next(fresh))] for stamp, rows in zip(stamps, kept, strict=True)]
 
-    findings = crew.share("TFRecord files", paths, look)
-    if any(memory.get(path, stamp) is None for path, (stamp, *_) in zip(paths, findings, strict=True)):
-        memory.keep((path, stamp, rows) for path, (stamp, *rows) in zip(paths, findings, strict=True))
+    findings = workers.share("TFRecord files", paths, look) if workers else look(paths)
+    if any(cache.get(path, stamp) is None for path, (stamp, *_) in zip(paths, findings, strict=True)):
+        cache.keep((path, stamp, rows) for path, (stamp, *rows) in zip(paths, findings, strict=True))
     return _joined(paths, sizes, [rows for _, *rows in findings])
 
 
@@ -178,7 +178,7 @@ def _classes(pattern: str, found: Index) -> tuple[tuple[str, ...], np.ndarray]:
     names = tuple(map(str, keys))
     if len(names) < 2:
         raise UserError(
-            f"--data={printable(pattern)} must hold images of two classes at least. Received: "
+            f"The TFRecord files {printable(pattern)} must hold images of two classes at least. Received: "
             f"{shortened(names) or 'no image'}."
         )
     check_class_names(pattern, names)
@@ -201,5 +201,5 @@ def _why(path: str) -> str:
 
 def _unusable(path: str, why: str) -> UserError:
     return UserError(
-        f"Every TFRecord file of --data must hold whole examples of one image each. Received {printable(path)}: {why}."
+        f"Every TFRecord file must hold whole examples of one image each. Received {printable(path)}: {why}."
     )

@@ -6,7 +6,7 @@ import models
 from data.files import write_text
 from evaluation import pages, tables
 from evaluation.assess import Assessment
-from evaluation.report import measured, part_counts
+from evaluation.report import measured, split_counts
 from training import best
 
 FILE = "README.md"
@@ -37,6 +37,6 @@ def text(assessment: Assessment) -> str:
         kept=best.kept(run.path),
         history=run.history(),
         details=run.details(),
-        counts={part: int(values.sum()) for part, values in part_counts(run).items()},
+        counts={split: int(values.sum()) for split, values in split_counts(run).items()},
         per_class=tables.per_class(assessment.numbers),
     )

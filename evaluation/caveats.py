@@ -13,7 +13,7 @@ _LISTED = 5
 
 
 def of_metrics(model: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
-    """Sentences about a test part that is too small for the claim; both arguments from `metrics.classification`."""
+    """Sentences about a test split that is too small for the claim; both arguments from `metrics.classification`."""
     return [
         *_on_size(model),
         *_on_baseline(model, baseline),
@@ -22,7 +22,7 @@ def of_metrics(model: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
 
 
 def of_duplicates(pairs: int, tested: int, trained: int, all_trained: int) -> list[str]:
-    """A sentence when images of the test part stand in training too."""
+    """A sentence when images of the test split stand in training too."""
     if not pairs:
         return []
     checked = "" if trained == all_trained else f" (compared with {trained:,} of the {all_trained:,} training images)"
@@ -55,7 +55,7 @@ def _on_size(model: dict[str, Any]) -> list[str]:
     wanted = max(images_for(model["accuracy"], LARGEST_DOUBT), model["images"] + 1)
     images = wording.counted(model["images"], "image")
     return [
-        f"The test part is small: from {images} the accuracy is only known to lie between {100 * low:.1f} and "
+        f"The test split is small: from {images} the accuracy is only known to lie between {100 * low:.1f} and "
         f"{100 * high:.1f} %. About {wanted:,} images would give ±{100 * LARGEST_DOUBT:g} points."
     ]
 

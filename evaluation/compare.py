@@ -17,7 +17,7 @@ from data.names import printable
 from errors import UserError
 from evaluation import metrics, pages, plots, svg, tables
 from evaluation.predictions import Predictions, answering, from_model
-from training.run import Part, Run, write_json
+from training.run import Run, Split, write_json
 
 _WARM_UP_CALLS = 3
 _TIMED_CALLS = 20
@@ -26,20 +26,20 @@ SIGNIFICANT = 0.05
 
 
 def compare(runs: list[Run], batch_size: int) -> dict[str, Any]:
-    """Predicts the shared test part with each run's model and measures each run and each pair of them.
+    """Predicts the shared test split with each run's model and measures each run and each pair of them.
 
     Raises:
-        UserError: fewer than two runs, or their test parts differ.
+        UserError: fewer than two runs, or their test splits differ.
     """
     if len(runs) < 2:
         raise UserError(f"--compare needs two runs at least: evaluate.py --compare RUN RUN. Received: {len(runs)}.")
     shared = _shared_images(runs)
     names = _names(runs)
     rows, correct = [], []
-    for name, run, part in zip(names, runs, shared, strict=True):
+    for name, run, split in zip(names, runs, shared, strict=True):
         model = run.load_model()
-        predictions = from_model(model, run.heads)(part, batch_size, f"predicting with {name}")
-        rows.append(_row(name, run, model, predictions, part))
+        predictions = from_model(model, run.heads)(split, batch_size, f"predicting with {name}")
+        rows.append(_row(name, run, model, predictions, split))
         correct.append(predictions.correct)
         # The next model needs the memory of this one.
         keras.backend.clear_session()
@@ -77,37 +77,37 @@ def text(comparison: dict[str, Any]) -> str:
     return f"{tables.aligned(rows)}\n\n{tables.aligned(pairs)}"
 
 
-def _shared_images(runs: list[Run]) -> list[Part]:
-    """Each run's test part in the order of the first one's, with the first one's class indices."""
-    parts = [run.part("test") for run in runs]
-    first = _label_of_each(parts[0])
-    ordered: list[Part] = []
-    for run, part in zip(runs, parts, strict=True):
-        differing = _label_of_each(part).items() ^ first.items()
+def _shared_images(runs: list[Run]) -> list[Split]:
+    """Each run's test split in the order of the first one's, with the first one's class indices."""
+    splits = [run.split("test") for run in runs]
+    first = _label_of_each(splits[0])
+    ordered: list[Split] = []
+    for run, split in zip(runs, splits, strict=True):
+        differing = _label_of_each(split).items() ^ first.items()
         if differing or run.class_names != runs[0].class_names:
             raise UserError(
                 "--compare needs runs with the same test images and classes. "
-                f"Received: {runs[0].path} with {len(parts[0])} and {run.path} with "
-                f"{wording.counted(len(part), 'test image')}, "
+                f"Received: {runs[0].path} with {len(splits[0])} and {run.path} with "
+                f"{wording.counted(len(split), 'test image')}, "
                 f"{len({address for address, _ in differing})} of them not shared. "
                 "Train them on the same --data with the same --val_fraction and --test_fraction."
             )
-        places = {address: i for i, address in enumerate(part.addresses)}
-        order = np.asarray([places[address] for address in parts[0].addresses], np.int64)
-        ordered.append(replace(part, source=part.source.take(order)))
+        places = {address: i for i, address in enumerate(split.addresses)}
+        order = np.asarray([places[address] for address in splits[0].addresses], np.int64)
+        ordered.append(replace(split, dataset=split.dataset.take(order)))
         _check_same_content(runs[0], run, ordered[0], ordered[-1])
     return ordered
 
 
-def _label_of_each(part: Part) -> dict[str, str]:
-    return {address: part.source.class_names[i] for address, i in zip(part.addresses, part.labels, strict=True)}
+def _label_of_each(split: Split) -> dict[str, str]:
+    return {address: split.dataset.class_names[i] for address, i in zip(split.addresses, split.labels, strict=True)}
 
 
-def _check_same_content(first: Run, run: Run, part: Part, other: Part) -> None:
+def _check_same_content(first: Run, run: Run, split: Split, other: Split) -> None:
     """Two data sets can use the same names for different images; the same data set needs no reading."""
     if (first.config.data, first.config.data_dir) == (run.config.data, run.config.data_dir):
         return
-    differing = [a for i, a in enumerate(part.addresses) if part.encoded(i) != other.encoded(i)]
+    differing = [a for i, a in enumerate(split.addresses) if split.encoded(i) != other.encoded(i)]
     if differing:
         raise UserError(
             f"--compare needs runs with the same test images. Not the same in {first.config.data} and "
@@ -121,7 +121,7 @@ def _names(runs: list[Run]) -> list[str]:
     return [printable(name) for name in (names if len(set(names)) == len(names) else [run.path for run in runs])]
 
 
-def _row(name: str, run: Run, model: keras.Model, predictions: Predictions, part: Part) -> dict[str, Any]:
+def _row(name: str, run: Run, model: keras.Model, predictions: Predictions, split: Split) -> dict[str, Any]:
     class_names = tuple(printable(name) for name in run.class_names)
     numbers = metrics.classification(predictions.labels, predictions.probabilities, class_names)
     kept = ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "log_loss", "brier", "ece")
@@ -132,14 +132,14 @@ def _row(name: str, run: Run, model: keras.Model, predictions: Predictions, part
         "f1": numbers["macro"]["f1"],
         "parameters": model.count_params(),
         "training_seconds": run.details().get("training_seconds", 0.0),
-        "latency_ms": _latency_ms(run, model, part),
+        "latency_ms": _latency_ms(run, model, split),
     }
 
 
-def _latency_ms(run: Run, model: keras.Model, part: Part) -> float:
+def _latency_ms(run: Run, model: keras.Model, split: Split) -> float:
     """Median time of one decoded image through the network, on this machine."""
     answer = answering(model, run.heads)
-    pixels = next(iter(part.pixels(1))).numpy()
+    pixels = next(iter(split.pixels(1))).numpy()
     times = []
     for _ in range(_WARM_UP_CALLS + _TIMED_CALLS):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Images of the test part that also stand, nearly the same, among the training images."""
+"""Images of the test split that also stand, nearly the same, among the training images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from data.progress import progress
-from training.run import Part
+from training.run import Split
 
 # At 16 px, copies of a photograph that were re-encoded, resized or recolored correlate above 0.98, different ones of
 # 2,400 cats and dogs nowhere above 0.9. Two handwritten digits of one class come to 0.99 without being copies.
@@ -21,7 +21,7 @@ _BATCH = 256
 _ROWS = 512
 
 
-def compare(test: Part, train: Part, typical_px: float) -> list[tuple[int, int, float]]:
+def compare(test: Split, train: Split, typical_px: float) -> list[tuple[int, int, float]]:
     """Pairs of a test image and its nearly identical training image, the most similar first.
 
     Mirror images count as the same image, for augmentation makes them.
@@ -38,10 +38,10 @@ def compare(test: Part, train: Part, typical_px: float) -> list[tuple[int, int, 
     return find(_signatures_of(test, "test"), _signatures_of(train, "training"), similarity)
 
 
-def _signatures_of(part: Part, name: str) -> np.ndarray:
+def _signatures_of(split: Split, name: str) -> np.ndarray:
     """Small JPEGs decode at an eighth of their size, so this takes a third of a millisecond per image."""
-    small = Part(part.source, _DECODED_PX, 1)
-    steps = -(-len(part) // _BATCH)
+    small = Split(split.dataset, _DECODED_PX, 1)
+    steps = -(-len(split) // _BATCH)
     batches = progress(small.pixels(_BATCH), steps, f"looking for copies: {name} images (batches of {_BATCH})")
     return signatures(batch.numpy() for batch in batches)
 

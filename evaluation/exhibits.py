@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data.augment import augment, layers, num_draws
+from data import augment
 from data.decode import decode
 from data.names import printable
 from evaluation import gradcam, svg
 from evaluation.assess import Assessment, evenly
-from training.run import Part
+from training.run import Split
 
 WORST = 24
 _EXPLAINED = 6
@@ -64,13 +64,13 @@ def evidence(assessment: Assessment, model: keras.Model) -> dict[str, list[Exhib
 
 def copies(assessment: Assessment) -> list[dict[str, Any]]:
     """The most similar pairs of a test and a training image."""
-    part, train = assessment.subject.part, assessment.train
+    split, train = assessment.subject.split, assessment.train
     if train is None:
         return []
     return [
         {
-            "test": svg.thumbnail(part.encoded(i)),
-            "test_address": printable(part.addresses[i]),
+            "test": svg.thumbnail(split.encoded(i)),
+            "test_address": printable(split.addresses[i]),
             "train": svg.thumbnail(train.encoded(j)),
             "train_address": printable(train.addresses[j]),
             "correlation": correlation,
@@ -79,14 +79,13 @@ def copies(assessment: Assessment) -> list[dict[str, Any]]:
     ]
 
 
-def augmented(part: Part | None, level: str, seed: int) -> list[str]:
+def augmented(split: Split | None, level: str, seed: int) -> list[str]:
     """Nine versions of the first training image as training sees it; empty without augmentation or image."""
-    random_layers = layers(level)
-    if not random_layers or part is None:
+    layers = augment.layers(level)
+    if not layers or split is None:
         return []
-    pixels = _pixels(part, [0])
-    draws = tf.random.stateless_uniform((_VERSIONS, num_draws(random_layers)), (seed, 0))
-    versions = augment(tf.repeat(pixels, _VERSIONS, axis=0), random_layers, draws)
+    pixels = tf.repeat(_pixels(split, [0]), _VERSIONS, axis=0)
+    versions = augment.augmented(pixels, layers, tf.constant([seed, 0], tf.int64), _VERSIONS)
     return [svg.from_pixels(version) for version in tf.saturate_cast(tf.round(versions), tf.uint8).numpy()]
 
 
@@ -104,8 +103,8 @@ def _right_of_all_kinds(assessment: Assessment) -> np.ndarray:
 
 
 def _explain(assessment: Assessment, model: keras.Model, chosen: np.ndarray) -> list[Exhibit] | None:
-    part = assessment.subject.part
-    pixels = _pixels(part, chosen)
+    split = assessment.subject.split
+    pixels = _pixels(split, chosen)
     heat = gradcam.explain(model, pixels, assessment.predictions.predicted[chosen])
     if heat is None:
         return None
@@ -113,18 +112,18 @@ def _explain(assessment: Assessment, model: keras.Model, chosen: np.ndarray) -> 
     return [_exhibit(assessment, i, image, svg.from_pixels(gradcam.overlay(image, warm))) for i, image, warm in shown]
 
 
-def _pixels(part: Part, chosen: Iterable[int]) -> np.ndarray:
+def _pixels(split: Split, chosen: Iterable[int]) -> np.ndarray:
     """uint8 (images, image_size, image_size, channels): a few, for which a tf.data pipeline takes longer to build."""
-    encoded = (tf.constant(part.encoded(i)) for i in chosen)
-    return np.stack([decode(image, part.image_size, part.channels).numpy() for image in encoded])
+    encoded = (tf.constant(split.encoded(i)) for i in chosen)
+    return np.stack([decode(image, split.image_size, split.channels).numpy() for image in encoded])
 
 
 def _exhibit(assessment: Assessment, index: int, pixels: np.ndarray | None = None, heat: str = "") -> Exhibit:
-    part, predictions = assessment.subject.part, assessment.predictions
+    split, predictions = assessment.subject.split, assessment.predictions
     names = assessment.subject.class_names
     return Exhibit(
-        image=svg.thumbnail(part.encoded(index)) if pixels is None else svg.from_pixels(pixels),
-        address=printable(part.addresses[index]),
+        image=svg.thumbnail(split.encoded(index)) if pixels is None else svg.from_pixels(pixels),
+        address=printable(split.addresses[index]),
         label=names[predictions.labels[index]],
         predicted=names[predictions.predicted[index]],
         confidence=float(predictions.confidence[index]),

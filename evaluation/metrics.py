@@ -1,4 +1,4 @@
-"""Exact metrics of a whole part at once, from labels and probabilities. scikit-learn computes them."""
+"""Exact metrics of a whole split at once, from labels and probabilities. scikit-learn computes them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOP_K_FROM_CLASSES = {20: 5, 6: 3}
 
 
 def classification(labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """All numbers of one classifier on one part, ready for JSON.
+    """All numbers of one classifier on one split, ready for JSON.
 
     A class that occurs but is never predicted has precision 0, and one that is predicted but never occurs recall 0, as
     in scikit-learn with `zero_division=0`; F1 follows. A class that neither occurs nor is predicted has None and
@@ -61,9 +61,9 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, class_names: t
 
 
 def baseline(labels: np.ndarray, train_counts: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """The numbers of always answering the training part's largest class, with the classes' shares as probabilities.
+    """The numbers of always answering the training split's largest class, with the classes' shares as probabilities.
 
-    The class is chosen from the training part, as a model must; the largest class of the test part would be a peek.
+    The class is chosen from the training split, as a model must; the largest class of the test split would be a peek.
     """
     shares = (train_counts + 1) / (train_counts.sum() + len(train_counts))
     constant = classification(labels, np.tile(shares, (len(labels), 1)), class_names)

@@ -124,14 +124,14 @@ def reliability(labels: np.ndarray, before: np.ndarray, after: np.ndarray | None
 
 @styled
 def class_counts(counts: dict[str, np.ndarray], class_names: tuple[str, ...]) -> Figure:
-    """Images of each class in each part, largest class on top; `counts` maps a part's name to counts by class."""
+    """Images of each class in each split, largest class on top; `counts` maps a split's name to counts by class."""
     order = np.argsort(-sum(counts.values()), kind="stable")
     named = len(class_names) <= _MOST_NAMED_BARS
     figure = Figure(figsize=(_WIDTH, 1.6 + (0.24 * len(class_names) if named else 3.6)))
     axes = figure.subplots()
     left = np.zeros(len(class_names))
-    for (part, values), color in zip(counts.items(), (BLUE, ORANGE, GREEN), strict=False):
-        axes.barh(range(len(order)), values[order], left=left, color=color, label=part, height=0.75 if named else 1)
+    for (split, values), color in zip(counts.items(), (BLUE, ORANGE, GREEN), strict=False):
+        axes.barh(range(len(order)), values[order], left=left, color=color, label=split, height=0.75 if named else 1)
         left = left + values[order]
     axes.invert_yaxis()
     axes.set_yticks(range(len(order)) if named else [], [_short(class_names[i]) for i in order] if named else [])

@@ -13,8 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.decode import decode
-from data.header import read_header
-from data.limits import LARGEST_BYTES, TOO_MANY_BYTES
+from data.image_header import LARGEST_BYTES, TOO_MANY_BYTES, read_header
 from data.names import printable
 from evaluation.predictions import Answers
 

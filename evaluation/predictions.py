@@ -14,14 +14,14 @@ from data.progress import progress
 from errors import UserError
 from models import saved_models
 from training.heads import Head, by_head, further
-from training.run import Part
+from training.run import Split
 
 Answers = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers to the images of one part, in its order.
+    """The answers to the images of one split, in its order.
 
     Attributes:
         labels: int64 class indices, shape `(images,)`.
@@ -51,7 +51,7 @@ class Predictions:
         return self.predicted == self.labels
 
 
-Predictor = Callable[[Part, int, str], Predictions]
+Predictor = Callable[[Split, int, str], Predictions]
 
 
 def answering(model: keras.Model, heads: Sequence[Head]) -> Callable[[np.ndarray | tf.Tensor], Answers]:
@@ -70,10 +70,10 @@ def from_model(model: keras.Model, heads: Sequence[Head]) -> Predictor:
     """Predicts with a Keras model, from the same pixels that training sees."""
     answer = answering(model, heads)
 
-    def predict(part: Part, batch_size: int, title: str) -> Predictions:
-        batches = enumerate(_pixels(part, batch_size, title))
+    def predict(split: Split, batch_size: int, title: str) -> Predictions:
+        batches = enumerate(_pixels(split, batch_size, title))
         return _collect(
-            part, ((answer(pixels), _targets(heads, part, i * batch_size, pixels)) for i, pixels in batches)
+            split, ((answer(pixels), _targets(heads, split, i * batch_size, pixels)) for i, pixels in batches)
         )
 
     return predict
@@ -88,19 +88,19 @@ def from_saved_model(folder: str, heads: Sequence[Head]) -> Predictor:
     serve = _load_signature(folder)
     names = next(head.class_names for head in heads)
 
-    def answered(part: Part, start: int, pixels: tf.Tensor) -> tuple[Answers, Answers]:
-        return _checked(_serve(serve, part, start, len(pixels)), names, folder), _targets(heads, part, start, pixels)
+    def answered(split: Split, start: int, pixels: tf.Tensor) -> tuple[Answers, Answers]:
+        return _checked(_serve(serve, split, start, len(pixels)), names, folder), _targets(heads, split, start, pixels)
 
-    def predict(part: Part, batch_size: int, title: str) -> Predictions:
-        batches = enumerate(_pixels(part, batch_size, title))
-        return _collect(part, (answered(part, i * batch_size, pixels) for i, pixels in batches))
+    def predict(split: Split, batch_size: int, title: str) -> Predictions:
+        batches = enumerate(_pixels(split, batch_size, title))
+        return _collect(split, (answered(split, i * batch_size, pixels) for i, pixels in batches))
 
     return predict
 
 
-def _pixels(part: Part, batch_size: int, title: str) -> Iterable[tf.Tensor]:
-    steps = -(-len(part) // batch_size)
-    return progress(part.pixels(batch_size), steps, f"{title} (batches of {batch_size})")
+def _pixels(split: Split, batch_size: int, title: str) -> Iterable[tf.Tensor]:
+    steps = -(-len(split) // batch_size)
+    return progress(split.pixels(batch_size), steps, f"{title} (batches of {batch_size})")
 
 
 def _as_array(values: tf.Tensor | np.ndarray) -> np.ndarray:
@@ -109,21 +109,21 @@ def _as_array(values: tf.Tensor | np.ndarray) -> np.ndarray:
     return array if array.dtype == object else array.astype(np.float64)
 
 
-def _targets(heads: Sequence[Head], part: Part, start: int, pixels: tf.Tensor) -> Answers:
+def _targets(heads: Sequence[Head], split: Split, start: int, pixels: tf.Tensor) -> Answers:
     """What the further heads should answer for a batch, as far as the images have what that is made from."""
     rows = slice(start, start + len(pixels))
-    labels = tf.constant(part.labels[rows])
-    columns = {name: tf.constant(values[rows]) for name, values in part.source.columns.items()}
+    labels = tf.constant(split.labels[rows])
+    columns = {name: tf.constant(values[rows]) for name, values in split.dataset.columns.items()}
     return {head.name: _as_array(head.target(pixels, labels, columns)) for head in further(heads, columns)}
 
 
-def _collect(part: Part, batches: Iterable[tuple[Answers, Answers]]) -> Predictions:
+def _collect(split: Split, batches: Iterable[tuple[Answers, Answers]]) -> Predictions:
     """Keeps the answers only, so that memory doesn't grow with the pixels."""
     answers, targets = (
         {name: np.concatenate([batch[name] for batch in column]) for name in column[0]}
         for column in zip(*batches, strict=True)
     )
-    return Predictions(part.labels, answers["probabilities"], answers, targets)
+    return Predictions(split.labels, answers["probabilities"], answers, targets)
 
 
 def _load_signature(folder: str) -> Callable:
@@ -141,8 +141,8 @@ def _load_signature(folder: str) -> Callable:
     return serve
 
 
-def _serve(serve: Callable, part: Part, start: int, count: int) -> Answers:
-    encoded = [part.encoded(i) for i in range(start, start + count)]
+def _serve(serve: Callable, split: Split, start: int, count: int) -> Answers:
+    encoded = [split.encoded(i) for i in range(start, start + count)]
     return {name: _as_array(value) for name, value in serve(image_bytes=tf.constant(encoded)).items()}
 
 

@@ -67,14 +67,14 @@ def measured(assessment: Assessment) -> list[FurtherHead]:
     return [head for head in further(assessment.subject.heads) if assessment.numbers[head.name]]
 
 
-def part_counts(run: Run) -> dict[str, np.ndarray]:
-    """How many images of each class are in each part, by the part's name for readers."""
+def split_counts(run: Run) -> dict[str, np.ndarray]:
+    """How many images of each class are in each split, by the split's name for readers."""
     index = {name: i for i, name in enumerate(run.class_names)}
     rows = run.splits()
     names = {"training": "train", "validation": "val", "test": "test", "unused": "unused"}
     counts = {
-        title: np.bincount([index[row.label] for row in rows if row.part == part], minlength=len(index))
-        for title, part in names.items()
+        title: np.bincount([index[row.label] for row in rows if row.split == split], minlength=len(index))
+        for title, split in names.items()
     }
     return {title: values for title, values in counts.items() if values.any()}
 
@@ -96,7 +96,7 @@ def _page(assessment: Assessment, model: keras.Model) -> str:
         evidence=exhibits.evidence(assessment, model),
         copies=exhibits.copies(assessment),
         augmented=exhibits.augmented(assessment.train, run.config.augment, run.config.seed),
-        counts={part: int(values.sum()) for part, values in part_counts(run).items()},
+        counts={split: int(values.sum()) for split, values in split_counts(run).items()},
         formats=_formats(assessment),
         kept=best.kept(run.path),
     )
@@ -117,7 +117,7 @@ def _figures(assessment: Assessment) -> dict[str, svg.Markup]:
     figures = {
         "Confusion matrix": plots.confusion_matrix(np.asarray(numbers["confusion"]), names),
         "Reliability diagram": plots.reliability(predictions.labels, predictions.probabilities, assessment.rescaled),
-        "Images of each class": plots.class_counts(part_counts(run), names),
+        "Images of each class": plots.class_counts(split_counts(run), names),
         "Sizes of the image files": _sizes(assessment),
     }
     if numbers["roc_auc"] is not None:
@@ -134,7 +134,7 @@ def _figures(assessment: Assessment) -> dict[str, svg.Markup]:
 def _sizes(assessment: Assessment) -> plots.Figure:
     headers = assessment.headers
     widths, heights = (np.asarray([getattr(h, side) for h in headers]) for side in ("width", "height"))
-    return plots.sizes(widths, heights, assessment.subject.part.image_size)
+    return plots.sizes(widths, heights, assessment.subject.split.image_size)
 
 
 def _formats(assessment: Assessment) -> dict[str, int]:
@@ -151,6 +151,6 @@ def _errors(assessment: Assessment) -> str:
     writer.writerow(_ERROR_COLUMNS)
     for i in exhibits.wrong_first_by_confidence(assessment):
         label, predicted = names[predictions.labels[i]], names[predictions.predicted[i]]
-        address = printable(assessment.subject.part.addresses[i])
+        address = printable(assessment.subject.split.addresses[i])
         writer.writerow([address, label, predicted, f"{predictions.confidence[i]:.4f}", ""])
     return table.getvalue()

@@ -19,7 +19,7 @@ from serving.metadata import Metadata
 if TYPE_CHECKING:
     import numpy as np
 
-    from training.run import Part, Run
+    from training.run import Run, Split
 
 _LISTED = 5
 
@@ -60,20 +60,20 @@ def compare(
     """The largest difference between the run's and the server's probabilities for each test image, by address.
 
     Args:
-        run: gives the images of its test part and its best model.
+        run: gives the images of its test split and its best model.
         ask: gives the server's answers to encoded images; a refused image counts as infinitely different.
         batch_size: images per request.
         limit: how many images; 0 for all.
     """
-    part = run.part("test")
-    count = min(limit or len(part), len(part))
+    split = run.split("test")
+    count = min(limit or len(split), len(split))
     starts = range(0, count, batch_size)
-    own = _own_probabilities(run, part, batch_size)
+    own = _own_probabilities(run, split, batch_size)
     differences = {}
     for start, expected in progress(zip(starts, own, strict=False), len(starts), "comparing (requests)"):
         stop = min(start + batch_size, count)
-        answers = ask([part.encoded(i) for i in range(start, stop)])
-        for address, answer, row in zip(part.addresses[start:stop], answers, expected, strict=False):
+        answers = ask([split.encoded(i) for i in range(start, stop)])
+        for address, answer, row in zip(split.addresses[start:stop], answers, expected, strict=False):
             differences[address] = _difference(answer, row)
     return differences
 
@@ -103,7 +103,7 @@ def _summary(about: Metadata) -> str:
     return f"{len(about.class_names)} classes ({', '.join(about.class_names[:5])}), {about.image_size} px"
 
 
-def _own_probabilities(run: Run, part: Part, batch_size: int) -> Iterator[np.ndarray]:
+def _own_probabilities(run: Run, split: Split, batch_size: int) -> Iterator[np.ndarray]:
     import tensorflow as tf
 
     from training.heads import by_head
@@ -111,7 +111,7 @@ def _own_probabilities(run: Run, part: Part, batch_size: int) -> Iterator[np.nda
     model = run.load_model()
     call = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
     head = run.heads[0]
-    for pixels in part.pixels(batch_size):
+    for pixels in split.pixels(batch_size):
         yield head.answer(by_head(call(pixels))[head.name])["probabilities"].numpy()
 
 

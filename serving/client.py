@@ -14,7 +14,7 @@ from itertools import chain
 from absl import flags
 
 import errors
-from data.limits import LARGEST_BYTES, TOO_MANY_BYTES
+from data.image_header import LARGEST_BYTES, TOO_MANY_BYTES
 from data.progress import progress
 from errors import UserError
 from serving import answers, asking, connecting

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from data.decode import decode, is_bitmap, is_png
 from data.gif import first_frame, is_gif
-from data.limits import LARGEST_BYTES, LARGEST_PIXELS, TOO_MANY_BYTES, TOO_MANY_PIXELS
+from data.image_header import LARGEST_BYTES, LARGEST_PIXELS, TOO_MANY_BYTES, TOO_MANY_PIXELS
 
 NOT_AN_IMAGE = "not a JPEG, PNG, GIF or BMP image"
 DAMAGED = "damaged or cut off"

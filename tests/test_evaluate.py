@@ -92,7 +92,7 @@ def test_other_images_are_judged_where_the_training_images_are_gone(
 
 def test_an_evaluation_that_must_fail_predicts_nothing(bereft: pathlib.Path, run: Run, tmp_path: pathlib.Path) -> None:
     moved = pathlib.Path(shutil.copytree(run.config.data, tmp_path / "moved"))
-    gone = next(row.address for row in run.splits() if row.part == "test")
+    gone = next(row.address for row in run.splits() if row.split == "test")
     (moved / gone).unlink()
     done = evaluate(f"--run={bereft}", f"--data={moved}")
     assert (done.returncode, done.stdout) == (2, "")

@@ -39,8 +39,8 @@ def test_libjpeg_is_silent_about_files_that_it_does_not_name(tmp_path: pathlib.P
     result = run(
         f"""
 import pathlib
-from data import scan
-for path in sorted(pathlib.Path({str(tmp_path)!r}).iterdir()): print(path.name, scan.inspect(path.read_bytes()).problem)
+from data.validation import inspect
+for path in sorted(pathlib.Path({str(tmp_path)!r}).iterdir()): print(path.name, inspect(path.read_bytes()).problem)
 """
     )
     assert result.stdout == "ended.jpg \nhalf.jpg damaged or cut off\nmore.jpg \n"

@@ -45,7 +45,7 @@ def test_from_a_folder_of_images_to_an_exported_model(image_folder: pathlib.Path
 
 def test_a_wrong_path_is_answered_with_a_message(tmp_path: pathlib.Path) -> None:
     result = run("train.py", "--model=lenet5", "--data=photos/", folder=tmp_path, expected=2)
-    assert "--data=photos/ doesn't exist" in result.stderr
+    assert "Received: photos/, which doesn't exist" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

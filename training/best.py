@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import keras
 
-from data.local_file import replacing_from_local
+from data.files import replacing_from_local
 from models import weights
 from models.weights import local_copy
 from training.run import MODEL, read_history, recorded_checksums

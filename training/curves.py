@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from data.local_file import replacing_from_local
+from data.files import replacing_from_local
 
 # The report exchanges these very colors for its style sheet's: its plots follow the reader's light or dark theme.
 INK, FAINT, PAPER = "#1f2933", "#9aa5b1", "#fffffe"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,7 @@ import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context
 
-from data.crew import Crew, check_same
-from data.pipeline import WHOLE, Share
+from data.batches import Batches, Shard
 from errors import UserError
 from training import batch_statistics, cluster, exchange, heads, keras_multi_worker, rendezvous
 from training.config import TrainConfig
@@ -35,7 +35,7 @@ class Distribution:
     """The devices that train one model together, seen from one of its processes.
 
     Every batch is the batch of all devices: `--batch_size` counts images per step, over all of them, and the learning
-    rate is the one that fits this size. Each device takes a slice of it, see `data.pipeline.Share`.
+    rate is the one that fits this size. Each device takes a slice of it, see `data.batches.Shard`.
 
     Attributes:
         strategy: TensorFlow's own object.
@@ -58,11 +58,11 @@ class Distribution:
         return self.strategy.num_replicas_in_sync == 1
 
     @property
-    def share(self) -> Share:
+    def shard(self) -> Shard:
         """What this process makes of each batch: a slice for each of its devices."""
         devices = self.strategy.num_replicas_in_sync
         local = devices // self.workers
-        return Share(devices, self.worker * local, local)
+        return Shard(devices, self.worker * local, local)
 
     def described(self) -> str:
         """What to add to the list of this process's devices."""
@@ -78,17 +78,27 @@ class Distribution:
         if not self.is_single:
             batch_statistics.join(model)
 
-    def batches(self, make: Callable[[Share], tf.data.Dataset]) -> Any:
-        """What to give to `fit` and `evaluate`: this process's slices of the batches, each for its device."""
+    def training(self, batches: Batches, first_epoch: int, last_epoch: int, first_step: int = 0) -> Any:
+        """What to give to `fit`: this process's slices of the batches, each for its device."""
+        mine = dataclasses.replace(batches, shard=self.shard)
+        return self.distributed(lambda: mine.training(first_epoch, last_epoch, first_step))
+
+    def evaluation(self, batches: Batches, first_step: int = 0) -> Any:
+        """What to give to `evaluate`, as `training` does."""
+        mine = dataclasses.replace(batches, shard=self.shard)
+        return self.distributed(lambda: mine.evaluation(first_step))
+
+    def distributed(self, make: Callable[[], tf.data.Dataset]) -> Any:
+        """The slices that `make` gives, each for its device."""
         if self.is_single:
-            return make(WHOLE)
+            return make()
         # The slices are made here, so TensorFlow must not cut or shard anything again. Every process knows how many
         # steps there are; a stream without an end spares asking the others at each step whether they have a batch.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        return self.strategy.distribute_datasets_from_function(lambda _: make(self.share).apply(endless))
+        return self.strategy.distribute_datasets_from_function(lambda _: make().apply(endless))
 
     def compile(self, model: keras.Model, make_arguments: Callable[[], dict[str, Any]]) -> None:
-        """`keras.Model.compile` for `batches`, so that losses and metrics are those of one device.
+        """`keras.Model.compile` for `distributed`, so that losses and metrics are those of one device.
 
         Args:
             model: made in the strategy's scope.
@@ -104,10 +114,9 @@ class Distribution:
                 keras_multi_worker.count_every_image(model)
             heads.count_every_image(model)
 
-    @property
-    def crew(self) -> Crew:
-        """This process among those that prepare the data."""
-        return Crew(self.worker, self.workers, self.exchange)
+    def share(self, what: str, items: Sequence[Any], look: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+        """What `look` finds about each item, of which each worker looks at its share; see `training.exchange.share`."""
+        return exchange.share(what, items, look, worker=self.worker, workers=self.workers, exchange=self.exchange)
 
     def exchange(self, own: bytes) -> list[bytes]:
         """Every process's bytes, in the order of the workers; all must call this together."""
@@ -119,7 +128,7 @@ class Distribution:
         Raises:
             UserError: in every process when one has another than the chief.
         """
-        check_same(what, self.exchange(value))
+        exchange.check_same(what, self.exchange(value))
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum of all processes' `values`; all must call this together, with the same shape and type."""
@@ -197,7 +206,7 @@ def choose(config: TrainConfig) -> Distribution:
 
 
 def _checked(distribution: Distribution, config: TrainConfig) -> Distribution:
-    devices = distribution.share.parts
+    devices = distribution.shard.slices
     if config.batch_size < devices:
         raise UserError(
             "--batch_size counts the images of a step over all devices together, so it must be at least their "

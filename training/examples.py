@@ -7,16 +7,16 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+import data
 import wording
-from data import load as sources
-from data import scan, split
-from data.crew import ALONE, Crew
+from data import split, validation
+from data.dataset import Dataset
 from data.names import printable
-from data.source import Source
 from errors import UserError
 from training.config import TrainConfig
 
@@ -27,24 +27,24 @@ _MISSING = re.compile(r"[^\s:]*/[^;\n]*; [\w ]+")
 
 @dataclass(frozen=True)
 class Examples:
-    """Usable images with their parts.
+    """Usable images with their splits.
 
     Attributes:
-        source: the images that can be trained on.
+        dataset: the images that can be trained on.
         digests: SHA-256 of each image's bytes.
-        parts: `train`, `val`, `test` or `unused` for each image.
+        splits: `train`, `val`, `test` or `unused` for each image.
         skipped: address and reason of each image that was left out.
     """
 
-    source: Source
+    dataset: Dataset
     digests: list[str]
-    parts: np.ndarray
+    splits: np.ndarray
     skipped: list[tuple[str, str]]
 
-    def part(self, name: str) -> tuple[Source, list[str]]:
-        """The images of one part and their digests."""
-        indices = np.flatnonzero(self.parts == name)
-        return self.source.take(indices), [self.digests[i] for i in indices]
+    def split(self, name: str) -> tuple[Dataset, list[str]]:
+        """The images of one split and their digests."""
+        indices = np.flatnonzero(self.splits == name)
+        return self.dataset.take(indices), [self.digests[i] for i in indices]
 
 
 @contextlib.contextmanager
@@ -63,45 +63,45 @@ def unchanged(config: TrainConfig) -> Iterator[None]:
         ) from error
 
 
-def gather(config: TrainConfig, crew: Crew = ALONE) -> Examples:
+def gather(config: TrainConfig, workers: Any = None) -> Examples:
     """Finds, scans and splits the images that `config` names.
 
     Args:
         config: of the run.
-        crew: the processes that look at the images together; each gets all of what they find.
+        workers: look at the images together, see `data.load`; each gets all of what they find.
 
     Raises:
         UserError: there are none, some are bad and shall not be skipped, or they are too few to split.
     """
-    source = sources.load(config.data, config.data_dir, crew)
-    inspections = scan.scan(source, crew)
-    good = scan.usable(source, inspections, config.on_bad_image)
-    skipped = [(a, i.problem) for a, i in zip(source.addresses, inspections, strict=True) if i.problem]
+    dataset = data.load(config.data, config.data_dir, workers)
+    inspections = validation.scan(dataset, workers)
+    good = validation.usable(dataset, inspections, config.on_bad_image)
+    skipped = [(a, i.problem) for a, i in zip(dataset.addresses, inspections, strict=True) if i.problem]
     if skipped:
         print(
-            f"Training without {len(skipped):,} of {wording.counted(len(source), 'file')}, no usable image:\n"
-            f"{scan.list_bad(source, inspections)}",
+            f"Training without {len(skipped):,} of {wording.counted(len(dataset), 'file')}, no usable image:\n"
+            f"{validation.list_bad(dataset, inspections)}",
             file=sys.stderr,
         )
-    odd = scan.list_odd(source, inspections)
-    if odd and source.holds_paths:
+    odd = validation.list_odd(dataset, inspections)
+    if odd and dataset.holds_paths:
         print(f"Unusual, but usable:\n{odd}", file=sys.stderr)
-    usable = source.take(good)
+    usable = dataset.take(good)
     digests = [inspections[i].digest for i in good]
     _tell_of_copies(usable, digests)
     fractions = split.Fractions(config.train_fraction, config.val_fraction, config.test_fraction)
     return Examples(usable, digests, split.assign(usable, digests, fractions), skipped)
 
 
-def _tell_of_copies(source: Source, digests: list[str]) -> None:
-    """Copies stay in one part; but identical images with two labels can't both be right."""
+def _tell_of_copies(dataset: Dataset, digests: list[str]) -> None:
+    """Copies stay in one split; but identical images with two labels can't both be right."""
     first: dict[str, int] = {}
     copies, pairs = 0, []
     for i, digest in enumerate(digests):
         j = first.setdefault(digest, i)
         copies += i != j
-        if source.labels[i] != source.labels[j]:
-            pairs.append(f"  {source.addresses[j]} and {source.addresses[i]}")
+        if dataset.labels[i] != dataset.labels[j]:
+            pairs.append(f"  {dataset.addresses[j]} and {dataset.addresses[i]}")
     if copies:
         what = "image is a copy of another" if copies == 1 else "images are copies of others"
         print(f"{copies:,} {what}; copies stay in the same split.", file=sys.stderr)

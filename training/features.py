@@ -22,9 +22,9 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from data import resumable
 from data.augment import constants
+from data.batches import Batches
 from data.decode import RULES
 from data.files import cache_folder
-from data.pipeline import AS_IT_IS, WHOLE, Files, Share, Table, Targets, View, ordered_batches, steps_per_epoch
 from data.progress import progress
 from training.distribution import ALONE, Distribution
 from training.heads import Objective
@@ -67,32 +67,31 @@ def cut(model: keras.Model) -> tuple[Front, keras.Model]:
 
 def compute(
     front: Front,
-    files: Files,
+    batches: Batches,
     digests: list[str],
     objective: Objective,
-    batch_size: int,
     title: str,
     team: Distribution = ALONE,
-    views: Sequence[View] = (AS_IT_IS,),
+    views: Sequence[int | None] = (None,),
     is_due: Callable[[], bool] = lambda: False,
-) -> Table:
+) -> Batches:
     """The features and targets of all images, from an earlier run where nothing that they depend on has changed.
 
     An earlier run that was killed has left those that it had made sure of, and the rest is computed.
 
     Args:
         front: the first part of `cut`.
-        files: the images.
+        batches: of the images; the features don't depend on their size beyond rounding.
         digests: a hash of each image's content.
         objective: makes the targets.
-        batch_size: images at a time; the result doesn't depend on it beyond rounding.
         title: of the progress line.
         team: computes them together; each of its workers reads its share of the images and keeps all features.
-        views: looks at each image, which become views of the table.
+        views: looks at each image, see `Batches.view`, which become the views of the features.
         is_due: asked after each batch whether to make sure that a kill doesn't lose the features so far; what it
             raises ends the computation. All workers must get the same answer.
     """
-    work = _Work(front, files, objective, batch_size, team, views)
+    images = replace(batches, targets=objective.targets, service=None)
+    work = _Work(front, images, objective, team, views)
     # Workers on one machine must not write to the same files.
     place = "features" if team.is_chief else f"features-of-worker-{team.worker}"
     folder = os.path.join(cache_folder(), place, _key(work, digests))
@@ -101,7 +100,8 @@ def compute(
         _fill(folder, work, title, is_due)
         columns = None
     inputs, *targets = columns or resumable.just_filled(folder)
-    return Table(inputs, tf.nest.pack_sequence_as(_example(work), list(map(np.array, targets))), len(views))
+    labels = tf.nest.pack_sequence_as(_example(work), list(map(np.array, targets)))
+    return Batches(inputs, labels, batch_size=batches.batch_size, seed=batches.seed, views=len(views))
 
 
 @dataclass(frozen=True)
@@ -109,39 +109,34 @@ class _Work:
     """The features and targets to compute: of all views of all images, view after view, in batches."""
 
     front: Front
-    files: Files
+    batches: Batches
     objective: Objective
-    batch_size: int
     team: Distribution
-    views: Sequence[View]
+    views: Sequence[int | None]
 
     @property
     def rows(self) -> int:
-        return len(self.files) * len(self.views)
+        return len(self.batches) * len(self.views)
 
     @property
-    def steps_per_view(self) -> int:
-        return steps_per_epoch(self.files, self.batch_size)
+    def steps(self) -> int:
+        return self.batches.steps_per_epoch * len(self.views)
 
     def rows_before(self, step: int) -> int:
-        view, step = divmod(step, self.steps_per_view)
-        return view * len(self.files) + step * self.batch_size
+        view, step = divmod(step, self.batches.steps_per_epoch)
+        return view * len(self.batches) + step * self.batches.batch_size
 
     def steps_in(self, rows: int) -> int:
         """How many whole steps the first `rows` rows hold."""
-        view, row = divmod(rows, len(self.files))
-        return view * self.steps_per_view + row // self.batch_size
+        view, row = divmod(rows, len(self.batches))
+        return view * self.batches.steps_per_epoch + row // self.batches.batch_size
 
-    def passes(self, step: int) -> Iterator[tuple[View, int]]:
-        """(view, first step in it) of what there is to compute from `step` on."""
-        view, first_step = divmod(step, self.steps_per_view)
+    def passes(self, step: int) -> Iterator[tuple[Batches, int]]:
+        """(batches of a view, first step in them) of what there is to compute from `step` on."""
+        view, first_step = divmod(step, self.batches.steps_per_epoch)
         for rest in self.views[view:]:
-            yield rest, first_step
+            yield replace(self.batches, view=rest), first_step
             first_step = 0
-
-    def batches(self, view: View, first_step: int, targets: Targets, share: Share = WHOLE) -> tf.data.Dataset:
-        """The batches of one view from `first_step` on."""
-        return ordered_batches(self.files, self.batch_size, targets, share, view, first_step=first_step)
 
 
 def _fill(folder: str, work: _Work, title: str, is_due: Callable[[], bool]) -> None:
@@ -154,8 +149,7 @@ def _fill(folder: str, work: _Work, title: str, is_due: Callable[[], bool]) -> N
         table.keep_first(work.rows_before(first))
         if table.rows:
             print(f"Going on with {title}: {table.rows:,} of {work.rows:,} are there.", file=sys.stderr)
-        steps = work.steps_per_view * len(work.views) - first
-        for features, target in progress(_forward(work, first), steps, title):
+        for features, target in progress(_forward(work, first), work.steps - first, title):
             table.append(features, *tf.nest.flatten(target))
             if is_due():
                 table.save()
@@ -170,7 +164,7 @@ def _least(team: Distribution, value: int) -> int:
 
 def _example(work: _Work) -> Any:
     """Targets of one image, for their structure, shapes and types."""
-    columns = {name: tf.constant(values[:1]) for name, values in work.files.columns.items()}
+    columns = {name: tf.constant(values[:1]) for name, values in work.batches.dataset.columns.items()}
     return work.objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64), columns)
 
 
@@ -180,52 +174,53 @@ def _is_fixed(layer: keras.layers.Layer) -> bool:
 
 def _key(work: _Work, digests: list[str]) -> str:
     """Names everything that the features depend on, so that a change of any of it asks for other features."""
-    front, files, objective = work.front, work.files, work.objective
+    front, batches, objective = work.front, work.batches, work.objective
     digest = hashlib.sha256()
     for variable in front.variables:
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     # The configuration holds preprocessing, strides and precision, which no weight shows.
     digest.update(json.dumps(front.get_config(), sort_keys=True, default=str).encode())
-    facts: tuple = (keras.__version__, tf.__version__, RULES, files.image_size, files.channels)
+    facts: tuple = (keras.__version__, tf.__version__, RULES, batches.image_size, batches.channels)
     # Of the objective, what the targets depend on: other weights of the losses ask for no other features.
-    facts += ([(head.name, len(head.class_names)) for head in objective.heads], digests, files.source.labels.tolist())
-    facts += ({name: values.tolist() for name, values in files.columns.items()},)
-    facts += (work.views, [constants(view.level) for view in work.views])
+    dataset = batches.dataset
+    facts += ([(head.name, len(head.class_names)) for head in objective.heads], digests, dataset.labels.tolist())
+    facts += ({name: values.tolist() for name, values in dataset.columns.items()},)
+    facts += (work.views, () if work.views == (None,) else (batches.seed, constants(batches.augment)))
     # What moves the last bits must not come from another run's cache where the last bits count.
-    facts += (work.batch_size, work.team.share.parts) if is_op_determinism_enabled() else ()
+    facts += (batches.batch_size, work.team.shard.slices) if is_op_determinism_enabled() else ()
     digest.update(repr(facts).encode())
     return digest.hexdigest()[:20]
 
 
 def _forward(work: _Work, first: int) -> Iterator[tuple[Any, Any]]:
     """Features and targets of each batch from step `first` on."""
-    for view, first_step in work.passes(first):
+    for batches, first_step in work.passes(first):
         if work.team.is_single:
-            batches = work.batches(view, first_step, work.objective.targets)
+            dataset = batches.evaluation(first_step)
             # Traced for any number of images from the start; else a smaller last batch would be traced again.
-            compute = work.front.compute.get_concrete_function(batches.element_spec[0])
-            yield from ((compute(pixels), targets) for pixels, targets in batches)
+            compute = work.front.compute.get_concrete_function(dataset.element_spec[0])
+            yield from ((compute(pixels), targets) for pixels, targets in dataset)
         else:
-            yield from _forward_together(work, view, first_step)
+            yield from _forward_together(work, batches, first_step)
 
 
-def _forward_together(work: _Work, view: View, first_step: int) -> Iterator[tuple[Any, Any]]:
+def _forward_together(work: _Work, batches: Batches, first_step: int) -> Iterator[tuple[Any, Any]]:
     """The same batches in every worker, though each computes its slices only."""
-    files, team, objective = work.files, work.team, work.objective
-    labels = tf.constant(files.source.labels)
-    numbered = replace(work, files=replace(files, source=replace(files.source, labels=np.arange(len(files)))))
+    dataset, team = batches.dataset, work.team
+    labels = tf.constant(dataset.labels)
 
     def with_number(pixels: tf.Tensor, numbers: tf.Tensor, columns: dict[str, tf.Tensor]) -> tuple[tf.Tensor, Any]:
-        return numbers, objective.targets(pixels, tf.gather(labels, numbers), columns)
+        return numbers, work.objective.targets(pixels, tf.gather(labels, numbers), columns)
 
     def compute_slice(pixels: tf.Tensor, targets: tuple[tf.Tensor, Any], counts: tf.Tensor) -> tuple:
         numbers, wanted = targets
         return numbers, work.front.compute(pixels), wanted
 
     compute_slices = tf.function(lambda slices: team.strategy.run(compute_slice, slices), reduce_retracing=True)
-    batches = iter(team.batches(lambda share: numbered.batches(view, first_step, with_number, share)))
-    for _ in range(first_step, work.steps_per_view):
-        numbers, features, targets = tf.nest.map_structure(team.gather, compute_slices(next(batches)))
+    numbered = replace(batches, inputs=replace(dataset, labels=np.arange(len(dataset))), targets=with_number)
+    slices = iter(team.evaluation(numbered, first_step))
+    for _ in range(first_step, batches.steps_per_epoch):
+        numbers, features, targets = tf.nest.map_structure(team.gather, compute_slices(next(slices)))
         # The slices come in no order to rely on, and those of a small last batch are all the same.
         _, order = np.unique(numbers, return_index=True)
         yield features[order], tf.nest.map_structure(lambda part, order=order: part[order], targets)

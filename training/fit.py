@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import itertools
 import os
 import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import keras
 
 import models
 import wording
 from data import service
+from data.batches import Batches
 from data.names import printable, shortened
-from data.pipeline import Rows, Steps, steps_per_epoch, training_batches
 from models import downloads, weights
 from training import best, checkpoint, devices, distribution, examples, folder, follower, heads, transfer
 from training.agreement import Agreement
@@ -51,10 +50,10 @@ def train(config: TrainConfig, command: str) -> Run:
         print(f"Devices: {', '.join(found)}{team.described()}. Precision: {config.precision}.")
         team.agree_on("flags", follower.flags(config))
         _check_places(config)
-        gathered = examples.gather(config, team.crew)
+        gathered = examples.gather(config, team)
         team.agree_on("images", follower.fingerprint(gathered))
         with team.strategy.scope():
-            model = _build(config, gathered.source.class_names)
+            model = _build(config, gathered.dataset.class_names)
         team.synchronize(model)
         return _train(config, command, found, gathered, model, team)
 
@@ -69,8 +68,9 @@ def _check_places(config: TrainConfig) -> None:
 def _train(
     config: TrainConfig, command: str, found: list[str], gathered: Examples, model: keras.Model, team: Distribution
 ) -> Run:
-    objective = heads.Objective(heads.heads_of(config.model, gathered.source.class_names, config.parsed_loss_weights))
-    heads.check_columns(objective.heads, config.data, gathered.source.columns)
+    dataset = gathered.dataset
+    objective = heads.Objective(heads.heads_of(config.model, dataset.class_names, config.parsed_loss_weights))
+    heads.check_columns(objective.heads, config.data, dataset.columns)
     with _folder(config, gathered, model, command, found) as run_dir, Signals(config.run_dir or "") as signals:
         job = Job(config, run_dir, gathered, objective, model, team, signals)
         with examples.unchanged(config):
@@ -180,15 +180,15 @@ def _tell_of_early_stopping(progress: Progress, phase: Phase, patience: int) -> 
 def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> None:
     config = job.config
     transfer.enter(job.model, phase)
-    trainee, train_rows, val_rows = job.trainee_and_rows(phase)
-    per_epoch = steps_per_epoch(train_rows, config.batch_size)
+    trainee, train, val = job.trainee_and_batches(phase)
+    per_epoch = train.steps_per_epoch
     job.team.compile(
         trainee,
         lambda: {"optimizer": transfer.optimizer(phase, per_epoch), **job.objective.compile_arguments()},
     )
-    print(_announcement(phase, trainee, len(train_rows)))
+    print(_announcement(phase, trainee, len(train)))
     if resumes:
-        _create_state(job, trainee, val_rows)
+        _create_state(job, trainee, val)
     guard = StopAtNonFinite(phase, progress, job.run_dir)
     checkpointer = Checkpointer(
         job.run_dir,
@@ -207,11 +207,11 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> 
         *_tensorboard(job, phase),
         checkpointer,
     ]
-    for steps in _stretches(config, phase, progress, per_epoch):
-        if steps.first_step == per_epoch:
-            _validate(job, trainee, val_rows, steps, callbacks)
+    for stretch in _stretches(config, phase, progress):
+        if stretch.first_step == per_epoch:
+            _validate(job, trainee, val, stretch, callbacks)
         else:
-            _fit(job, trainee, train_rows, val_rows, steps, callbacks)
+            _fit(job, trainee, train, val, stretch, callbacks)
         if trainee.stop_training:
             break
 
@@ -234,70 +234,72 @@ def _tensorboard(job: Job, phase: Phase) -> list[keras.callbacks.Callback]:
     return [keras.callbacks.TensorBoard(os.path.join(job.run_dir, "tensorboard", phase.name), write_graph=False)]
 
 
-def _create_state(job: Job, trainee: keras.Model, val_rows: Rows) -> None:
+def _create_state(job: Job, trainee: keras.Model, val: Batches) -> None:
     """Keras would create the variables of optimizer and metrics in the first step, too late to restore them."""
     trainee.optimizer.build(trainee.trainable_variables)
-    trainee.evaluate(job.validation(trainee, val_rows), steps=1, verbose=0)
+    trainee.evaluate(job.team.evaluation(val), steps=1, verbose=0)
 
 
-def _stretches(config: TrainConfig, phase: Phase, progress: Progress, per_epoch: int) -> Iterator[Steps]:
-    """The epochs to fit in one go: all of the phase, or first the rest of the one that was interrupted.
+class _Stretch(NamedTuple):
+    """Epochs to fit in one go: from `first_epoch`, and in it from `first_step`, up to before `last_epoch`."""
+
+    first_epoch: int
+    last_epoch: int
+    first_step: int = 0
+
+
+def _stretches(config: TrainConfig, phase: Phase, progress: Progress) -> Iterator[_Stretch]:
+    """All epochs of the phase, or first the rest of the one that was interrupted.
 
     With a service each alone, for it gives batches in the order of their arrival, and epochs would run together.
     """
-    epoch, step = progress.epoch, progress.step
-    whole = Steps(config.batch_size, config.seed, epoch, phase.last_epoch)
-    if step:
-        yield dataclasses.replace(whole, last_epoch=epoch + 1, first_step=step)
-        whole = dataclasses.replace(whole, first_epoch=epoch + 1)
-    each = 1 if config.data_service else max(whole.last_epoch - whole.first_epoch, 1)
-    for first in range(whole.first_epoch, whole.last_epoch, each):
-        yield dataclasses.replace(whole, first_epoch=first, last_epoch=first + each)
+    first = progress.epoch
+    if progress.step:
+        yield _Stretch(first, first + 1, progress.step)
+        first += 1
+    each = 1 if config.data_service else max(phase.last_epoch - first, 1)
+    yield from (_Stretch(epoch, epoch + each) for epoch in range(first, phase.last_epoch, each))
 
 
 def _fit(
     job: Job,
     trainee: keras.Model,
-    train_rows: Rows,
-    val_rows: Rows,
-    steps: Steps,
+    train: Batches,
+    val: Batches,
+    stretch: _Stretch,
     callbacks: list[keras.callbacks.Callback],
 ) -> None:
-    # Features come with their targets; images get theirs from the pixels that the model sees.
-    targets = job.objective.targets if job.sees_pixels(trainee) else None
-    level = job.config.augment if job.sees_pixels(trainee) else "none"
-    make = functools.partial(
-        training_batches, train_rows, steps, level=level, targets=targets, elsewhere=job.elsewhere(train_rows)
-    )
-    per_epoch = steps_per_epoch(train_rows, steps.batch_size)
-    if steps.first_step:
-        left = wording.counted(per_epoch - steps.first_step, "step")
-        print(f"Resuming epoch {steps.first_epoch + 1} after step {steps.first_step} of {per_epoch}: {left} left.")
+    left = train.steps_per_epoch - stretch.first_step
+    if stretch.first_step:
+        print(
+            f"Resuming epoch {stretch.first_epoch + 1} after step {stretch.first_step} of {train.steps_per_epoch}: "
+            f"{wording.counted(left, 'step')} left."
+        )
     trainee.fit(
-        job.team.batches(lambda share: make(share=share)),
-        initial_epoch=steps.first_epoch,
-        epochs=steps.last_epoch,
-        steps_per_epoch=per_epoch - steps.first_step,
+        job.team.training(train, *stretch),
+        initial_epoch=stretch.first_epoch,
+        epochs=stretch.last_epoch,
+        steps_per_epoch=left,
         shuffle=False,
-        validation_data=job.validation(trainee, val_rows),
-        validation_steps=steps_per_epoch(val_rows, steps.batch_size),
+        validation_data=job.team.evaluation(val),
+        validation_steps=val.steps_per_epoch,
         callbacks=callbacks,
         verbose=_verbosity(),
     )
 
 
 def _validate(
-    job: Job, trainee: keras.Model, rows: Rows, steps: Steps, callbacks: list[keras.callbacks.Callback]
+    job: Job, trainee: keras.Model, val: Batches, stretch: _Stretch, callbacks: list[keras.callbacks.Callback]
 ) -> None:
     """What `fit` does at the end of an epoch, after a run was stopped between its last step and there."""
     trainee.stop_training = False
     together = keras.callbacks.CallbackList(callbacks, model=trainee)
     together.on_train_begin()
-    together.on_epoch_begin(steps.first_epoch)
+    together.on_epoch_begin(stretch.first_epoch)
     logs = trainee.get_metrics_result()
-    size = steps_per_epoch(rows, steps.batch_size)
-    found = trainee.evaluate(job.validation(trainee, rows), steps=size, callbacks=together, return_dict=True, verbose=0)
-    together.on_epoch_end(steps.first_epoch, logs | {f"val_{name}": value for name, value in found.items()})
+    batches, steps = job.team.evaluation(val), val.steps_per_epoch
+    found = trainee.evaluate(batches, steps=steps, callbacks=together, return_dict=True, verbose=0)
+    together.on_epoch_end(stretch.first_epoch, logs | {f"val_{name}": value for name, value in found.items()})
     together.on_train_end()
 
 

@@ -80,8 +80,8 @@ def start(config: TrainConfig, examples: Examples, model: keras.Model, command: 
     with _locked(run_dir):
         _check_is_free(run_dir)
         try:
-            write_splits(run_dir, examples.source, examples.parts, examples.digests)
-            write_text(os.path.join(run_dir, LABELS), "".join(f"{name}\n" for name in examples.source.class_names))
+            write_splits(run_dir, examples.dataset, examples.splits, examples.digests)
+            write_text(os.path.join(run_dir, LABELS), "".join(f"{name}\n" for name in examples.dataset.class_names))
             write_json(os.path.join(run_dir, CONFIG), _record(config, run_dir, examples, model, command, found))
         except BaseException:
             _clear(run_dir, is_new)
@@ -175,8 +175,8 @@ def _extend(run: Run, changes: dict[str, Any], command: str) -> None:
 
 def _are_the_same(rows: list[SplitRow], examples: Examples) -> bool:
     """Whether address, class, split and content are those of the start; an older version didn't record the content."""
-    labels = [examples.source.class_names[label] for label in examples.source.labels]
-    columns = (examples.source.addresses, labels, examples.parts, examples.digests)
+    labels = [examples.dataset.class_names[label] for label in examples.dataset.labels]
+    columns = (examples.dataset.addresses, labels, examples.splits, examples.digests)
     now = [SplitRow(*values) for values in zip(*columns, strict=True)]
     if not all(row.sha256 for row in rows):
         now = [row._replace(sha256="") for row in now]
@@ -184,7 +184,7 @@ def _are_the_same(rows: list[SplitRow], examples: Examples) -> bool:
 
 
 def finish(run: Run, metrics: dict[str, float], seconds: float) -> None:
-    """Writes what the best epoch gave on the test part, and how long training took."""
+    """Writes what the best epoch gave on the test split, and how long training took."""
     write_json(run.file(CONFIG), run.details() | {"training_seconds": round(seconds, 1)})
     write_json(run.file(TEST), metrics)
 

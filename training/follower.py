@@ -52,7 +52,7 @@ def flags(config: TrainConfig) -> bytes:
 def fingerprint(gathered: Examples) -> bytes:
     """A hash of the images, which must be the same in every worker."""
     digest = hashlib.sha256()
-    for values in (gathered.digests, gathered.parts.tolist(), gathered.source.labels.tolist()):
+    for values in (gathered.digests, gathered.splits.tolist(), gathered.dataset.labels.tolist()):
         digest.update(repr(values).encode())
     return digest.digest()
 

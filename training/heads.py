@@ -35,7 +35,7 @@ class Head(abc.ABC):
         class_names: in index order.
         loss_weight: the share of its loss where there are several heads.
         name: that of the model's output.
-        needs: names of the data set's columns (see `data.source.Source`) that its target is made from.
+        needs: names of the data set's columns (see `data.dataset.Dataset`) that its target is made from.
     """
 
     class_names: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,8 @@ from typing import Any
 import keras
 
 import models
-from data import service
+from data.batches import Batches
 from data.cache import keep_decoded
-from data.pipeline import Elsewhere, Files, Rows, Table, Targets, ordered_batches, steps_per_epoch
 from models.layers import frozen
 from training import features, transfer
 from training.agreement import Agreement
@@ -40,25 +40,31 @@ class Job:
         """How much time a kill may cost."""
         return 60 * self.config.checkpoint_minutes
 
-    def files(self, part: str) -> tuple[Files, list[str]]:
-        """The images of one part, to be decoded, and their digests."""
-        source, digests = self.examples.part(part)
-        return Files(source, self.config.image_size or 0, models.find(self.config.model).channels), digests
-
-    def elsewhere(self, rows: Rows) -> Elsewhere | None:
-        """Who else makes batches of `rows`; features and decoded images are here already."""
-        address = self.config.data_service
-        return functools.partial(service.distributed, address) if address and isinstance(rows, Files) else None
+    def batches(self, split: str) -> tuple[Batches, list[str]]:
+        """The images of one split, to be decoded, and their digests."""
+        dataset, digests = self.examples.split(split)
+        config = self.config
+        batches = Batches(
+            dataset,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            image_size=config.image_size or 0,
+            channels=models.find(config.model).channels,
+            augment=config.augment,
+            targets=self.objective.targets,
+            service=config.data_service,
+        )
+        return batches, digests
 
     @functools.cached_property
-    def decoded(self) -> tuple[Rows, Rows]:
+    def decoded(self) -> tuple[Batches, Batches]:
         """The images to train and to validate on, decoded once for all phases."""
         # Every worker decodes for itself, or finds what it needs; there is nothing to agree on.
         is_due = Pause(self.signals, self.checkpoint_seconds)
-        train, val = (keep_decoded(*self.files(part), self.config.cache, is_due) for part in ("train", "val"))
+        train, val = (keep_decoded(*self.batches(split), self.config.cache, is_due) for split in ("train", "val"))
         return train, val
 
-    def trainee_and_rows(self, phase: Phase) -> tuple[keras.Model, Rows, Rows]:
+    def trainee_and_batches(self, phase: Phase) -> tuple[keras.Model, Batches, Batches]:
         """The model to fit and what to fit and validate it on.
 
         That is pixels, or features where a frozen backbone always gives the same.
@@ -68,10 +74,6 @@ class Job:
         train = self._features("train", "features for training", views=transfer.views(self.config))
         return self._halves[1], train, self._features("val", "features for validation")
 
-    def sees_pixels(self, trainee: keras.Model) -> bool:
-        """Whether `trainee` is fitted on images, and not on the features of a frozen backbone."""
-        return trainee is self.model or trainee is self._frozen
-
     @functools.cached_property
     def _frozen(self) -> keras.Model:
         return frozen(self.model)
@@ -80,36 +82,29 @@ class Job:
     def _halves(self) -> tuple[features.Front, keras.Model]:
         return features.cut(self.model)
 
-    def _features(self, part: str, title: str, **how: Any) -> Table:
+    def _features(self, split: str, title: str, **how: Any) -> Batches:
         return features.compute(
             self._halves[0],
-            *self.files(part),
+            *self.batches(split),
             objective=self.objective,
-            batch_size=self.config.batch_size,
             title=title,
             team=self.team,
             is_due=Pause(self.signals, self.checkpoint_seconds, Agreement(self.team, self.checkpoint_seconds)),
             **how,
         )
 
-    def validation(self, trainee: keras.Model, rows: Rows) -> Any:
-        """Batches to evaluate `trainee` on."""
-        targets = self.objective.targets if self.sees_pixels(trainee) else None
-        size, elsewhere = self.config.batch_size, self.elsewhere(rows)
-        return self.team.batches(lambda share: ordered_batches(rows, size, targets, share, elsewhere=elsewhere))
-
     def test(self, model: keras.Model) -> dict[str, float]:
-        """Loss and metrics of the trained `model` on the test part, by features where its backbone stayed frozen.
+        """Loss and metrics of the trained `model` on the test split, by features where its backbone stayed frozen.
 
         Then its backbone is that of the job's own model.
         """
-        rows: Rows = self.files("test")[0]
-        targets: Targets | None = self.objective.targets
         if transfer.phases(self.config)[-1].is_frozen:
             _, model = features.cut(model)
-            rows, targets = self._features("test", "features for testing"), None
+            batches = self._features("test", "features for testing")
+        else:
+            batches = dataclasses.replace(self.batches("test")[0], service=None)
         self.team.compile(model, self.objective.compile_arguments)
-        size = self.config.batch_size
-        batches = self.team.batches(lambda share: ordered_batches(rows, size, targets, share))
-        metrics = model.evaluate(batches, steps=steps_per_epoch(rows, size), return_dict=True, verbose=0)
+        metrics = model.evaluate(
+            self.team.evaluation(batches), steps=batches.steps_per_epoch, return_dict=True, verbose=0
+        )
         return {name: float(value) for name, value in metrics.items()}

@@ -56,7 +56,7 @@ def mend() -> list[str]:
 def count_every_image(model: keras.Model) -> None:
     """Gives `model` steps that weigh every image of a batch the same, however it was cut into slices.
 
-    Each row of a slice comes with its count, see `data.pipeline.Share`; the metrics must be compiled as
+    Each row of a slice comes with its weight, see `data.batches.Shard`; the metrics must be compiled as
     `weighted_metrics`, for Keras gives the counts to no others.
     """
     model.train_step = functools.partial(_train_step, model)

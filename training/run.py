@@ -15,13 +15,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import data
 import models
 import wording
-from data import load as sources
+from data.batches import Batches
+from data.dataset import Dataset
 from data.files import read_text, write_text
 from data.names import printable, shortened
-from data.pipeline import Files, ordered_batches
-from data.source import Source
 from errors import UserError
 from models import weights
 from training import model_file, run_files
@@ -34,34 +34,34 @@ MODEL, LABELS, TEST, CHECKPOINT = "model.keras", "labels.txt", "test.json", "che
 
 
 @dataclass(frozen=True)
-class Part:
-    """The images of one part of a run, in the order of `splits.csv`."""
+class Split:
+    """The images of one split of a run, in the order of `splits.csv`."""
 
-    source: Source
+    dataset: Dataset
     image_size: int
     channels: int
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where each image is."""
-        return self.source.addresses
+        return self.dataset.addresses
 
     @property
     def labels(self) -> np.ndarray:
         """int64 class indices."""
-        return self.source.labels
+        return self.dataset.labels
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.dataset)
 
     def pixels(self, batch_size: int = 32) -> tf.data.Dataset:
         """Batches of uint8 pixels in 0-255, shape `(batch, size, size, channels)`, every image once, in order."""
-        files = Files(self.source, self.image_size, self.channels)
-        return ordered_batches(files, batch_size).map(lambda pixels, _: pixels)
+        batches = Batches(self.dataset, batch_size=batch_size, image_size=self.image_size, channels=self.channels)
+        return batches.evaluation().map(lambda pixels, _: pixels)
 
     def encoded(self, index: int) -> bytes:
         """The bytes of one image's file."""
-        return self.source.encoded(index)
+        return self.dataset.encoded(index)
 
 
 @dataclass(frozen=True)
@@ -147,41 +147,41 @@ class Run:
     def _rows(self) -> list[SplitRow]:
         return run_files.read(self.file(SPLITS), run_files.parse_splits)
 
-    def part(self, name: str) -> Part:
+    def split(self, name: str) -> Split:
         """The images of one split: `train`, `val` or `test`.
 
         Raises:
             UserError: the data set can't be found any more, or lacks an image of the split.
         """
-        part, missing = self.found(name, self.source)
+        split, missing = self.found(name, self.dataset)
         if missing:
             raise UserError(
                 f"--data={printable(self.config.data)} must still hold the images and classes that {self.path} was "
-                f"trained with. {len(missing)} of {len(missing) + len(part)} images of the {name} split are missing: "
+                f"trained with. {len(missing)} of {len(missing) + len(split)} images of the {name} split are missing: "
                 f"{shortened(missing)}. Put them back, or say where they are now by evaluate.py's --data."
             )
-        return part
+        return split
 
-    def found(self, name: str, source: Source) -> tuple[Part, list[str]]:
-        """The images of one split that `source` holds, by address and class, and the addresses of the others."""
+    def found(self, name: str, dataset: Dataset) -> tuple[Split, list[str]]:
+        """The images of one split that `dataset` holds, by address and class, and the addresses of the others."""
         labels = {label: i for i, label in enumerate(self.class_names)}
-        names = [source.class_names[label] for label in source.labels]
-        places = {key: i for i, key in enumerate(zip(source.addresses, names, strict=True))}
-        rows = [row for row in self.splits() if row.part == name]
+        names = [dataset.class_names[label] for label in dataset.labels]
+        places = {key: i for i, key in enumerate(zip(dataset.addresses, names, strict=True))}
+        rows = [row for row in self.splits() if row.split == name]
         here = [row for row in rows if (row.address, row.label) in places]
-        chosen = source.take(np.asarray([places[row.address, row.label] for row in here], np.int64))
+        chosen = dataset.take(np.asarray([places[row.address, row.label] for row in here], np.int64))
         own = replace(chosen, labels=np.asarray([labels[row.label] for row in here], np.int64))
         missing = [row.address for row in rows if (row.address, row.label) not in places]
-        return self.as_part(replace(own, class_names=self.class_names)), missing
+        return self.as_split(replace(own, class_names=self.class_names)), missing
 
-    def as_part(self, source: Source) -> Part:
-        """The images of `source`, whose labels are the run's, in the size of its network."""
-        return Part(source, self.config.image_size or 0, models.find(self.config.model).channels)
+    def as_split(self, dataset: Dataset) -> Split:
+        """The images of `dataset`, whose labels are the run's, in the size of its network."""
+        return Split(dataset, self.config.image_size or 0, models.find(self.config.model).channels)
 
     @functools.cached_property
-    def source(self) -> Source:
+    def dataset(self) -> Dataset:
         """The run's own data set. Read once, for one in memory takes seconds to read."""
-        return sources.load(self.config.data, self.config.data_dir)
+        return data.load(self.config.data, self.config.data_dir)
 
     def history(self) -> list[dict[str, str]]:
         """A dict for each finished epoch, numbers as text."""
@@ -210,10 +210,10 @@ def write_json(path: str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_splits(path: str, source: Source, parts: Iterable[str], digests: Iterable[str]) -> None:
-    """Writes splits.csv for the images of `source`, with the SHA-256 of each, into the run folder `path`."""
-    labels = (source.class_names[label] for label in source.labels)
-    rows = zip(source.addresses, labels, parts, digests, strict=True)
+def write_splits(path: str, dataset: Dataset, splits: Iterable[str], digests: Iterable[str]) -> None:
+    """Writes splits.csv for the images of `dataset`, with the SHA-256 of each, into the run folder `path`."""
+    labels = (dataset.class_names[label] for label in dataset.labels)
+    rows = zip(dataset.addresses, labels, splits, digests, strict=True)
     write_text(os.path.join(path, SPLITS), _as_csv([run_files.SPLIT_COLUMNS, *rows]))
 
 

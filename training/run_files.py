@@ -23,8 +23,8 @@ from training.config import TrainConfig, check_ranges
 
 # Raise it when an older version of this program would misread the folder.
 SCHEMA = 1
-SPLIT_COLUMNS = ("address", "label", "part", "sha256")
-PARTS = ("train", "val", "test", "unused")
+SPLIT_COLUMNS = ("address", "label", "split", "sha256")
+SPLIT_NAMES = ("train", "val", "test", "unused")
 
 # What config.json holds beside the flags; an older version wrote fewer of them.
 _FACTS: dict[str, type | types.UnionType] = {
@@ -63,13 +63,13 @@ class SplitRow(NamedTuple):
     Attributes:
         address: of the image in its data set.
         label: the name of its class.
-        part: `train`, `val`, `test` or `unused`.
+        split: `train`, `val`, `test` or `unused`.
         sha256: of the image file's bytes, hexadecimal; empty in a run of an older version.
     """
 
     address: str
     label: str
-    part: str
+    split: str
     sha256: str = ""
 
 
@@ -155,10 +155,12 @@ def parse_labels(text: str) -> tuple[str, ...]:
 def parse_splits(text: str) -> list[SplitRow]:
     """The rows."""
     header, *rows = _csv_rows(text)
-    if tuple(header) not in (SPLIT_COLUMNS, SPLIT_COLUMNS[:-1]):
+    # Older runs have another name for the third column, and the oldest no fourth one.
+    columns = tuple("split" if name == "part" else name for name in header)
+    if columns not in (SPLIT_COLUMNS, SPLIT_COLUMNS[:-1]):
         raise DamagedError(f"{_cut(','.join(header))} in place of the header {','.join(SPLIT_COLUMNS)}")
     for number, row in enumerate(rows, start=2):
-        if len(row) != len(header) or row[2] not in PARTS:
+        if len(row) != len(header) or row[2] not in SPLIT_NAMES:
             raise DamagedError(f"{_cut(','.join(row))} in row {number}, which is no image with its class and split")
     return [SplitRow(*row) for row in rows]
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
-from data.pipeline import AS_IT_IS, View
 from models.layers import freeze_backbone, unfreeze_backbone
 from training.config import TrainConfig
 from training.run import CONFIG, MODEL, Run
@@ -64,10 +63,9 @@ def class_names_of(weights: str) -> tuple[str, ...] | None:
     return run.class_names
 
 
-def views(config: TrainConfig) -> tuple[View, ...]:
-    """The looks at each training image whose features a frozen backbone computes once: as it is, or random ones."""
-    numbers = range(config.augmented_views)
-    return tuple(View(config.augment, config.seed, number) for number in numbers) or (AS_IT_IS,)
+def views(config: TrainConfig) -> tuple[int | None, ...]:
+    """The looks at each training image whose features a frozen backbone computes once, see `Batches.view`."""
+    return tuple(range(config.augmented_views)) or (None,)
 
 
 def optimizer(phase: Phase, steps_per_epoch: int) -> keras.optimizers.Optimizer:

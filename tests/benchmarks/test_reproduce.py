@@ -27,7 +27,7 @@ if "mnist_lenet5-seed0" in run.name and "--resume" not in sys.argv:
 (run / "test.json").write_text(json.dumps({"accuracy": 0.75, "loss": 1.0}))
 (run / "config.json").write_text(json.dumps({"flags": {"seed": int(run.name[-1])}, "git_commit": "c" * 40}))
 (run / "history.csv").write_text("epoch,seconds\\n1,9.0\\n2,2.0\\n3,3.0\\n")
-(run / "splits.csv").write_text("address,label,part,sha256\\na,x,train,0\\n" + "b,x,test,0\\n" * 40)
+(run / "splits.csv").write_text("address,label,split,sha256\\na,x,train,0\\n" + "b,x,test,0\\n" * 40)
 """
 DRIVER = """
 import pathlib, sys

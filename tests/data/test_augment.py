@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data.augment import RandomColor, RandomGeometry, augment, layers, num_draws
+from data.augment import RandomColor, RandomGeometry, augmented, layers
 
 MIDDLE = 0.5
 FLIPPED, UPRIGHT = 0.0, 0.9
+SEED = np.asarray([3, 4], np.int64)
 
 
 def image(size: int = 16, channels: int = 3) -> np.ndarray:
@@ -83,27 +84,32 @@ def test_hue_turns_the_color_circle_by_the_stated_share() -> None:
 
 
 def test_results_stay_in_range_and_both_flips_occur() -> None:
-    level = layers("full")
+    """Of noise with a bright left half."""
     pixels = np.random.default_rng(1).integers(0, 256, (64, 8, 8, 3)).astype(np.uint8)
-    draws = tf.random.stateless_uniform((64, num_draws(level)), (0, 0))
-    views = augment(tf.constant(pixels), level, draws).numpy()
+    pixels[:, :, :4] = 255 - pixels[:, :, :4] // 4
+    views = augmented(tf.constant(pixels), layers("full"), SEED, 64).numpy()
     assert views.min() >= 0 and views.max() <= 255
-    assert 16 < int((draws[:, 4] < 0.5).numpy().sum()) < 48
+    is_flipped = views[:, :, :4].mean(axis=(1, 2, 3)) < views[:, :, 4:].mean(axis=(1, 2, 3))
+    assert 16 < is_flipped.sum() < 48
     assert len({view.tobytes() for view in views}) == 64
 
 
-def test_same_draws_same_view_eagerly_and_in_a_pipeline() -> None:
-    level = layers("full")
-    draws = tf.random.stateless_uniform((1, num_draws(level)), (3, 4))
-    eager = augment(tf.constant(image()), level, draws)
-    dataset = tf.data.Dataset.from_tensors(image()).map(lambda pixels: augment(pixels, level, draws))
+def test_same_seed_same_view_eagerly_and_in_a_pipeline() -> None:
+    level = [*layers("full"), *layers([keras.layers.RandomContrast(0.5)])]
+    eager = augmented(tf.constant(image()), level, SEED, 1)
+    dataset = tf.data.Dataset.from_tensors(image()).map(lambda pixels: augmented(pixels, level, SEED, 1))
     np.testing.assert_allclose(eager, next(iter(dataset)), atol=1e-3)
 
 
 def test_gray_images_keep_one_channel() -> None:
-    level = layers("full")
-    draws = tf.random.stateless_uniform((1, num_draws(level)), (3, 4))
-    assert augment(tf.constant(image(channels=1)), level, draws).shape == (1, 16, 16, 1)
+    assert augmented(tf.constant(image(channels=1)), layers("full"), SEED, 1).shape == (1, 16, 16, 1)
+
+
+def test_a_layer_of_keras_that_is_given_is_left_as_it_is() -> None:
+    given = keras.layers.RandomContrast(0.5, seed=1)
+    wanted = keras.layers.RandomContrast(0.5, seed=1)(image() / 1.0, training=True)
+    augmented(tf.constant(image()), layers([given]), SEED, 1)
+    np.testing.assert_array_equal(given(image() / 1.0, training=True), wanted)
 
 
 def test_mixed_precision_does_not_touch_pixels() -> None:

@@ -6,8 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from data import csv_table, scan
-from data.load import load
+from data import csv_table, load, validation
 from errors import UserError
 
 
@@ -19,11 +18,11 @@ def table(tmp_path: pathlib.Path, content: str | bytes) -> str:
 
 def test_what_spreadsheets_write(tmp_path: pathlib.Path) -> None:
     """A byte order mark, CRLF, quotes, spaces, empty lines."""
-    source = csv_table.load(
+    dataset = csv_table.load(
         table(tmp_path, '\ufeffpath,label\r\n"a, b.jpg",cat\r\n\r\n c.jpg , "dog"\r\nd.jpg,cat\r\n')
     )
-    assert source.addresses == ("a, b.jpg", "c.jpg", "d.jpg")
-    assert source.labels.tolist() == [1, 0, 1], '" dog"" keeps its quotes, which a space has made part of the label'
+    assert dataset.addresses == ("a, b.jpg", "c.jpg", "d.jpg")
+    assert dataset.labels.tolist() == [1, 0, 1], '" dog"" keeps its quotes, which a space has made part of the label'
 
 
 @pytest.mark.parametrize(
@@ -60,14 +59,14 @@ def test_a_table_cannot_reach_outside_its_folder(tmp_path: pathlib.Path, path: s
 
 
 def test_other_schemes_stay_below_the_folder(tmp_path: pathlib.Path) -> None:
-    source = csv_table.load(table(tmp_path, "path,label\nfile:///etc/passwd,cat\ngs://bucket/a.jpg,dog\n"))
-    assert all(record.startswith(os.fsencode(tmp_path) + b"/") for record in source.records)
+    dataset = csv_table.load(table(tmp_path, "path,label\nfile:///etc/passwd,cat\ngs://bucket/a.jpg,dog\n"))
+    assert all(record.startswith(os.fsencode(tmp_path) + b"/") for record in dataset.records)
 
 
 def test_missing_images_are_reported_by_the_scan(image_folder: pathlib.Path) -> None:
     rows = "path,label\nlying/00.jpg,a\nlying/nowhere.jpg,b\nupright,b\nupright/00.jpg,b\n"
-    source = load(table(image_folder, rows))
-    problems = [inspection.problem for inspection in scan.scan(source)]
+    dataset = load(table(image_folder, rows))
+    problems = [inspection.problem for inspection in validation.scan(dataset)]
     assert [bool(problem) for problem in problems] == [False, True, True, False]
     assert problems[1].startswith("can't be read") and problems[2].startswith("not a file")
 
@@ -76,18 +75,18 @@ def test_names_that_are_not_utf8(image_folder: pathlib.Path) -> None:
     os.rename(image_folder / "lying" / "00.jpg", os.fsencode(image_folder) + b"/lying/\xe9.jpg")
     place = image_folder / os.fsdecode(b"t\xe9.csv")
     place.write_bytes(b"path,label\nlying/\xe9.jpg,l\xe9\nupright/00.jpg,up\n")
-    source = load(str(place))
-    assert [inspection.problem for inspection in scan.scan(source)] == ["", ""]
-    assert os.fsencode(source.class_names[0]) == b"l\xe9"
+    dataset = load(str(place))
+    assert [inspection.problem for inspection in validation.scan(dataset)] == ["", ""]
+    assert os.fsencode(dataset.class_names[0]) == b"l\xe9"
 
 
 def test_further_columns_are_numbers_or_text(tmp_path: pathlib.Path) -> None:
     rows = "path,label,age, town ,mixed\na.jpg,cat, 3.5,Bern,1\nb.jpg,dog,-2e3,Zürich,x\nc.jpg,dog,7,Chur,2\n"
-    source = csv_table.load(table(tmp_path, rows))
-    assert source.columns["age"].tolist() == [3.5, -2000.0, 7.0] and source.columns["age"].dtype == np.float64
-    assert source.columns["town"].tolist() == ["Bern", "Zürich", "Chur"]
-    assert source.columns["mixed"].tolist() == ["1", "x", "2"]
-    taken = source.take(np.array([2, 0]))
+    dataset = csv_table.load(table(tmp_path, rows))
+    assert dataset.columns["age"].tolist() == [3.5, -2000.0, 7.0] and dataset.columns["age"].dtype == np.float64
+    assert dataset.columns["town"].tolist() == ["Bern", "Zürich", "Chur"]
+    assert dataset.columns["mixed"].tolist() == ["1", "x", "2"]
+    taken = dataset.take(np.array([2, 0]))
     assert taken.columns["age"].tolist() == [7.0, 3.5] and taken.columns["town"].tolist() == ["Chur", "Bern"]
     assert csv_table.load(table(tmp_path, "path,label\na.jpg,cat\nb.jpg,dog\n")).columns == {}
 

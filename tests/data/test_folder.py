@@ -6,8 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from data import folder
-from data.load import load
+from data import folder, load
 from errors import UserError
 from training import examples
 from training.config import TrainConfig, resolved
@@ -23,9 +22,9 @@ def write(root: pathlib.Path, *names: str) -> None:
 def test_litter_is_passed_over(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "cat/1.jpg", "cat/.DS_Store", "cat/Thumbs.db", "cat/._1.jpg", "cat/desktop.ini", "dog/deep/2.jpg")
     write(tmp_path, "__MACOSX/cat/1.jpg", ".git/config", "dog/.cache/3.jpg", "dog/@eaDir/4.jpg", "README.txt")
-    source = folder.load(str(tmp_path))
-    assert source.class_names == ("cat", "dog")
-    assert source.addresses == ("cat/1.jpg", "dog/deep/2.jpg")
+    dataset = folder.load(str(tmp_path))
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.addresses == ("cat/1.jpg", "dog/deep/2.jpg")
 
 
 def test_a_slash_at_the_end_changes_nothing(tmp_path: pathlib.Path) -> None:
@@ -51,9 +50,9 @@ def test_links_are_followed_but_never_in_circles(tmp_path: pathlib.Path) -> None
         os.symlink(target, root / place)
     os.symlink(root / "dog", elsewhere / "deep" / "back")
     os.symlink(elsewhere, root / "dog" / "far")
-    source = folder.load(str(root))
-    assert source.class_names == ("bird", "cat", "dog")
-    cats = [a for a in source.addresses if a.startswith("cat/")]
+    dataset = folder.load(str(root))
+    assert dataset.class_names == ("bird", "cat", "dog")
+    cats = [a for a in dataset.addresses if a.startswith("cat/")]
     assert cats[:2] == ["cat/1.jpg", "cat/dangling"], "a dangling link is for the scan to report"
     assert sum(a.endswith("3.jpg") for a in cats) == 1, "no image counts twice in a class"
     assert "cat/dog/2.jpg" not in cats and "cat/parent/dog/2.jpg" not in cats
@@ -80,7 +79,7 @@ def test_empty_class_folders_are_named(tmp_path: pathlib.Path) -> None:
 
 def test_parts_are_not_taken_for_classes(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "Test/cat/3.jpg")
-    with pytest.raises(UserError, match=r"Received: Test, train, which are parts.*--data=.*/Test"):
+    with pytest.raises(UserError, match=r"Received: Test, train, which are splits.*`data`, such as .*/Test"):
         folder.load(str(tmp_path))
 
 
@@ -139,12 +138,12 @@ def test_names_that_are_not_utf8_go_all_the_way(
     rows = run.splits()
     assert {os.fsencode(row.address) for row in rows} >= {b"lying/" + name for name in names}
     assert {row.label for row in rows} == set(run.class_names)
-    source = load(str(image_folder))
-    files = dict(zip(source.addresses, range(len(source)), strict=True))
-    part = run.part("train")
-    for i in range(len(part)):
-        assert part.encoded(i) == source.encoded(files[part.addresses[i]])
-    assert sum(len(batch) for batch in part.pixels(8)) == len(part)
+    dataset = load(str(image_folder))
+    files = dict(zip(dataset.addresses, range(len(dataset)), strict=True))
+    split = run.split("train")
+    for i in range(len(split)):
+        assert split.encoded(i) == dataset.encoded(files[split.addresses[i]])
+    assert sum(len(batch) for batch in split.pixels(8)) == len(split)
     assert os.fsencode(run.details()["skipped_images"][0]["address"]) == b"lying/bad\xe9.jpg"
     assert r"lying/bad\xe9.jpg: not an image" in capsys.readouterr().err
 
@@ -153,7 +152,7 @@ def test_a_data_folder_whose_own_name_is_not_utf8(image_folder: pathlib.Path) ->
     place = image_folder.parent / os.fsdecode(b"\xe9t\xe9")
     image_folder.rename(place)
     gathered = examples.gather(resolved(TrainConfig(model="lenet5", data=str(place))))
-    assert np.bincount(gathered.source.labels).tolist() == [20, 20]
+    assert np.bincount(gathered.dataset.labels).tolist() == [20, 20]
 
 
 @pytest.mark.parametrize("name", ["run\ud8e9", "a\nb", os.fsdecode(b"\xe9t\xe9")])

@@ -8,8 +8,8 @@ import itertools
 import numpy as np
 import pytest
 
+from data.batches import Batches
 from data.order import epoch_order
-from data.pipeline import Steps, Table, training_batches
 
 SIZES = [240, 1_920, 18_610, 53_334, 1_281_167]
 # Where a block cipher of 16 or 20 bits ends: the last row needs one bit more.
@@ -88,7 +88,6 @@ def test_two_epochs_show_the_same_class_at_the_same_place_as_often_as_chance_wou
 
 
 def test_the_batches_of_a_training_are_in_this_order() -> None:
-    rows = Table(np.arange(240), np.arange(240))
-    batches = list(training_batches(rows, Steps(BATCH, seed=3, first_epoch=1, last_epoch=3, first_step=2)))
+    batches = Batches(np.arange(240), np.arange(240), batch_size=BATCH, seed=3).training(1, 3, first_step=2)
     wanted = np.concatenate([order(3, 1, 240)[2 * BATCH :], order(3, 2, 240)])
     np.testing.assert_array_equal(np.concatenate([inputs for inputs, _ in batches]), wanted)

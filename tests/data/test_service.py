@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import os
 import pathlib
 import socket
@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import service
-from data.load import load
-from data.pipeline import Files, Share, Steps, training_batches
+from data import load, service
+from data.batches import Batches, Shard
 from data.service_address import host_and_port
 from errors import UserError
 
@@ -38,11 +37,11 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def files(image_folder: pathlib.Path) -> Files:
+def batches(image_folder: pathlib.Path) -> Batches:
     """Forty images, each with its own number as its label."""
-    source = load(str(image_folder))
-    source.labels[:] = np.arange(40)
-    return Files(source, 16, 3)
+    dataset = load(str(image_folder))
+    dataset.labels[:] = np.arange(40)
+    return Batches(dataset, image_size=16, batch_size=8, seed=5)
 
 
 def by_image(batches: tf.data.Dataset) -> dict[int, np.ndarray]:
@@ -54,29 +53,29 @@ def by_image(batches: tf.data.Dataset) -> dict[int, np.ndarray]:
     return dict(rows)
 
 
-def test_every_image_comes_once_and_looks_as_without_a_service(address: str, files: Files) -> None:
-    elsewhere = functools.partial(service.distributed, address)
-    steps = Steps(batch_size=7, seed=5, first_epoch=3, last_epoch=4)
-    here = by_image(training_batches(files, steps, level="full"))
-    there = by_image(training_batches(files, steps, level="full", elsewhere=elsewhere))
+def test_every_image_comes_once_and_looks_as_without_a_service(address: str, batches: Batches) -> None:
+    local = dataclasses.replace(batches, batch_size=7, augment="full")
+    here, there = (by_image(each.training(3, 4)) for each in (local, dataclasses.replace(local, service=address)))
     assert here.keys() == there.keys() == set(range(40))
     assert all(np.array_equal(here[label], there[label]) for label in here)
 
 
-def test_trainings_on_several_devices_share_the_images(address: str, files: Files) -> None:
-    steps = Steps(batch_size=8, seed=5, first_epoch=1, last_epoch=2)
-    elsewhere = functools.partial(service.distributed, address)
-    shares = [Share(4, 0, 2), Share(4, 2, 2)]
-    parts = [by_image(training_batches(files, steps, share=share, elsewhere=elsewhere)) for share in shares]
-    assert sorted([*parts[0], *parts[1]]) == list(range(40))
+def test_trainings_on_several_devices_share_the_images(address: str, batches: Batches) -> None:
+    shards = [Shard(4, 0, 2), Shard(4, 2, 2)]
+    made = [dataclasses.replace(batches, shard=shard, service=address).training(1, 2) for shard in shards]
+    slices = [by_image(each) for each in made]
+    assert sorted([*slices[0], *slices[1]]) == list(range(40))
 
 
-def test_the_rest_of_an_epoch_can_be_made(address: str, files: Files) -> None:
-    steps = Steps(batch_size=8, seed=5, first_epoch=1, last_epoch=2, first_step=3)
-    elsewhere = functools.partial(service.distributed, address)
-    assert by_image(training_batches(files, steps, elsewhere=elsewhere)).keys() == (
-        by_image(training_batches(files, steps)).keys()
-    )
+def test_the_rest_of_an_epoch_can_be_made(address: str, batches: Batches) -> None:
+    rest = dataclasses.replace(batches, service=address).training(1, 2, first_step=3)
+    assert by_image(rest).keys() == by_image(batches.training(1, 2, first_step=3)).keys()
+
+
+def test_epochs_are_asked_for_one_by_one(address: str, batches: Batches) -> None:
+    """The batches of two would run together."""
+    with pytest.raises(ValueError, match="an epoch must be asked for alone"):
+        dataclasses.replace(batches, service=address).training(1, 3)
 
 
 def test_a_service_is_found(address: str) -> None:
@@ -118,10 +117,12 @@ from tests.data.test_service import worker
 def slowly(step):
     return tf.data.Dataset.from_tensors(step).apply(testing.sleep(50_000))
 
+batches = tf.data.Dataset.range(10**6).interleave(slowly, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
+
 dispatcher = tf.data.experimental.service.DispatchServer()
 workers = [worker(dispatcher.target) for _ in range(2)]
 with service.watched(dispatcher.target, seconds=2):
-    for number, _ in enumerate(service.distributed(dispatcher.target, tf.data.Dataset.range(10**6), slowly)):
+    for number, _ in enumerate(service.distributed(batches, dispatcher.target)):
         if number == 20:
             {stop}
 """

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import catalog
-from data.load import load
-from data.pipeline import Files, ordered_batches
-from data.scan import scan
+from data import load, tfds
+from data.batches import Batches
+from data.validation import scan
 from errors import UserError
 from tests.data import records
 from tests.data.encoded import jpeg, png
@@ -33,19 +32,19 @@ def in_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_images_are_named_by_shard_and_number(shards: str) -> None:
-    source = load(shards)
-    assert source.addresses[1:3] == ("train-00000-of-00002/1", "train-00001-of-00002/0")
-    assert source.class_names == ("dog", "tabby cat")
-    assert source.labels.tolist() == [1, 0, 1, 0]
-    assert [source.encoded(i) for i in range(4)] == IMAGES
-    assert source.spans is None
+    dataset = load(shards)
+    assert dataset.addresses[1:3] == ("train-00000-of-00002/1", "train-00001-of-00002/0")
+    assert dataset.class_names == ("dog", "tabby cat")
+    assert dataset.labels.tolist() == [1, 0, 1, 0]
+    assert [dataset.encoded(i) for i in range(4)] == IMAGES
+    assert dataset.spans is None
 
 
 def test_images_of_a_large_data_set_stay_in_their_shards(shards: str, in_shards: None) -> None:
-    source = load(shards).take(np.array([3, 0, 1]))
-    assert source.holds_paths
-    assert [source.encoded(i) for i in range(3)] == [IMAGES[i] for i in (3, 0, 1)]
-    read = tf.data.Dataset.range(3).map(source.reader()).as_numpy_iterator()
+    dataset = load(shards).take(np.array([3, 0, 1]))
+    assert dataset.holds_paths
+    assert [dataset.encoded(i) for i in range(3)] == [IMAGES[i] for i in (3, 0, 1)]
+    read = tf.data.Dataset.range(3).map(dataset.reader()).as_numpy_iterator()
     assert list(read) == [IMAGES[i] for i in (3, 0, 1)]
 
 
@@ -53,7 +52,9 @@ def test_memory_and_shards_give_the_same_batches_and_digests(shards: str, monkey
     held = load(shards)
     records.leave_in_shards(monkeypatch)
     left = load(shards)
-    (a, _), (b, _) = (next(iter(ordered_batches(Files(source, 16, 3), 4))) for source in (held, left))
+    (a, _), (b, _) = (
+        next(iter(Batches(dataset, image_size=16, batch_size=4).evaluation())) for dataset in (held, left)
+    )
     np.testing.assert_array_equal(a, b)
     assert scan(held) == scan(left)
 
@@ -62,17 +63,17 @@ def test_a_changed_shard_is_indexed_again(shards: str, in_shards: None) -> None:
     load(shards)
     path = shards.replace("*", "00001-of-00002")
     records.write(path, [records.example(IMAGES[3], 1, "dog"), records.example(IMAGES[0], 3, "owl")])
-    source = load(shards)
-    assert source.class_names == ("dog", "owl", "tabby cat")
-    assert source.encoded(2) == IMAGES[3]
-    assert scan(source)[2].width == 24
+    dataset = load(shards)
+    assert dataset.class_names == ("dog", "owl", "tabby cat")
+    assert dataset.encoded(2) == IMAGES[3]
+    assert scan(dataset)[2].width == 24
 
 
 def test_without_names_the_numbers_are_the_classes(tmp_path: pathlib.Path) -> None:
     records.write(tmp_path / "a.tfrecord", [records.example(IMAGES[i], label) for i, label in enumerate((10, 9, 10))])
-    source = load(str(tmp_path / "a.tfrecord"))
-    assert source.class_names == ("9", "10")
-    assert source.labels.tolist() == [1, 0, 1]
+    dataset = load(str(tmp_path / "a.tfrecord"))
+    assert dataset.class_names == ("9", "10")
+    assert dataset.labels.tolist() == [1, 0, 1]
 
 
 def test_a_damaged_image_is_told_from_a_damaged_shard(tmp_path: pathlib.Path, in_shards: None) -> None:
@@ -110,12 +111,12 @@ def test_compressed_cut_off_and_missing_shards_are_refused(tmp_path: pathlib.Pat
 
 
 def test_a_tfds_data_set_is_read_from_its_shards(shared: pathlib.Path, in_shards: None) -> None:
-    source = load("cats_vs_dogs", str(shared / "tfds"))
-    assert (len(source), source.holds_paths) == (300, True)
+    dataset = load("cats_vs_dogs", str(shared / "tfds"))
+    assert (len(dataset), dataset.holds_paths) == (300, True)
     # The shards have 200 and 100 images.
-    assert [source.records[i].decode()[-5:] for i in (199, 200)] == ["00000", "00001"]
-    assert source.addresses[200] == "cats_vs_dogs/train/200"
-    assert tf.io.decode_jpeg(source.encoded(299)).shape[-1] == 3
+    assert [dataset.records[i].decode()[-5:] for i in (199, 200)] == ["00000", "00001"]
+    assert dataset.addresses[200] == "cats_vs_dogs/train/200"
+    assert tf.io.decode_jpeg(dataset.encoded(299)).shape[-1] == 3
 
 
 def test_a_tfds_data_set_of_other_files_is_refused(shared: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,4 +128,4 @@ def test_a_tfds_data_set_of_other_files_is_refused(shared: pathlib.Path, monkeyp
                 value = "array_record"
 
     with pytest.raises(UserError, match="array_record files.*--file_format=tfrecord"):
-        catalog._check_format(Builder())
+        tfds._check_format(Builder())

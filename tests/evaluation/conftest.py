@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from evaluation.assess import Assessment, assess, own_test_part
+from evaluation.assess import Assessment, assess, own_test_split
 from evaluation.predictions import from_model
 from tests.conftest import encode
 from training.config import TrainConfig, resolved
@@ -56,5 +56,5 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def assessment(run: Run) -> Assessment:
-    """The run judged by its own test part."""
-    return assess(own_test_part(run, "model.keras"), from_model(run.load_model(), run.heads), batch_size=5)
+    """The run judged by its own test split."""
+    return assess(own_test_split(run, "model.keras"), from_model(run.load_model(), run.heads), batch_size=5)

@@ -71,7 +71,7 @@ def test_other_images_under_the_same_names_are_refused(run: Run, tmp_path: pathl
     write_text(other.file("config.json"), json.dumps(config))
     other = dataclasses.replace(other, config=dataclasses.replace(other.config, data=str(photos)))
     compare._shared_images([run, other])
-    address = run.part("test").addresses[0]
+    address = run.split("test").addresses[0]
     (photos / address).write_bytes(encode(np.zeros((9, 9, 3), np.uint8), "PNG"))
     with pytest.raises(UserError, match="Not the same in .*: 1 image, such as "):
         compare._shared_images([run, other])

@@ -5,9 +5,9 @@ import io
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from data.source import Source, as_records
+from data.dataset import Dataset, as_records
 from evaluation import duplicates
-from training.run import Part
+from training.run import Split
 
 
 def photograph(seed: int) -> Image.Image:
@@ -19,18 +19,18 @@ def photograph(seed: int) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8))
 
 
-def part(images: list[Image.Image], quality: int = 90) -> Part:
+def split(images: list[Image.Image], quality: int = 90) -> Split:
     files = []
     for image in images:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=quality)
         files.append(file.getvalue())
     names = tuple(str(i) for i in range(len(files)))
-    return Part(Source("x", names, as_records(files), np.zeros(len(files), np.int64), ("a", "b"), False), 32, 3)
+    return Split(Dataset("x", names, as_records(files), np.zeros(len(files), np.int64), ("a", "b"), False), 32, 3)
 
 
 def pairs(test: list[Image.Image], train: list[Image.Image], typical_px: float = 240) -> list[tuple[int, int]]:
-    return [(i, j) for i, j, _ in duplicates.compare(part(test, 40), part(train), typical_px)]
+    return [(i, j) for i, j, _ in duplicates.compare(split(test, 40), split(train), typical_px)]
 
 
 def test_changed_copies_are_found_and_other_images_are_not() -> None:

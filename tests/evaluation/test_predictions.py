@@ -23,7 +23,7 @@ def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_saved_model_answers_as_the_keras_model_does(run: Run, assessment: Assessment, exported: str) -> None:
     assert saved_models.newest(str(pathlib.Path(exported).parent)) == exported
     predict = predictions.from_saved_model(exported, run.heads)
-    served = predict(run.part("test"), 7, "predicting")
+    served = predict(run.split("test"), 7, "predicting")
     np.testing.assert_allclose(served.probabilities, assessment.predictions.probabilities, atol=1e-5)
     np.testing.assert_array_equal(served.labels, assessment.predictions.labels)
     assert not served.targets and set(served.answers) == {"label", "score", "probabilities", "error"}
@@ -32,7 +32,7 @@ def test_a_saved_model_answers_as_the_keras_model_does(run: Run, assessment: Ass
 def test_a_saved_model_of_other_classes_is_refused(run: Run, exported: str) -> None:
     predict = predictions.from_saved_model(exported, heads_of(run.config.model, ("upright", "lying")))
     with pytest.raises(UserError, match="classes of this run, upright, lying"):
-        predict(run.part("test"), 7, "predicting")
+        predict(run.split("test"), 7, "predicting")
 
 
 def test_a_folder_without_a_saved_model_is_refused(run: Run, tmp_path: pathlib.Path) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import models
-from data.header import Header
-from data.source import Source, as_records
+from data.dataset import Dataset, as_records
+from data.image_header import Header
 from evaluation import assess, card, metrics, report
 from evaluation.assess import Assessment, Subject
 from evaluation.predictions import Predictions
@@ -22,7 +22,7 @@ from tests.conftest import encode
 from tests.evaluation.pages_read import Page, differing, sizes
 from training import run as runs
 from training.heads import heads_of
-from training.run import Part, Run
+from training.run import Run, Split
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_numbers_are_the_test_metrics_that_training_wrote(assessment: Assess
 def test_each_wrong_image_has_a_row_to_note_its_cause(assessment: Assessment, folder: pathlib.Path) -> None:
     rows = list(csv.DictReader((folder / "errors.csv").read_text().splitlines()))
     wrong = np.flatnonzero(~assessment.predictions.correct)
-    assert {row["address"] for row in rows} == {assessment.subject.part.addresses[i] for i in wrong}
+    assert {row["address"] for row in rows} == {assessment.subject.split.addresses[i] for i in wrong}
     assert all(row["label"] != row["prediction"] and row["cause"] == "" for row in rows)
     confidences = [float(row["confidence"]) for row in rows]
     assert confidences == sorted(confidences, reverse=True)
@@ -88,7 +88,7 @@ def test_other_images_are_matched_by_the_name_of_their_class(run: Run, tmp_path:
     (tmp_path / "new" / "across" / "0.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8), "PNG"))
     (tmp_path / "new" / "upright" / "broken.png").write_bytes(b"\x89PNG nothing more")
     subject = assess.subject_in(run, str(tmp_path / "new"), None, "model.keras")
-    assert subject.part.labels.tolist() == [0] * 3 + [1] * 3
+    assert subject.split.labels.tolist() == [0] * 3 + [1] * 3
     assert not subject.is_own
     unknown, broken = subject.notes
     assert unknown.startswith("Left out 1 of 8 images: ") and "across" in unknown
@@ -146,9 +146,9 @@ def many_images(folder: pathlib.Path, classes: int, images: int) -> Assessment:
     labels = np.arange(images) % classes
     addresses = tuple(f"{label}/{i}.png" for i, label in enumerate(labels))
     image = encode(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8), "JPEG")
-    source = Source("many", addresses, as_records([image] * images), labels, names, False)
+    dataset = Dataset("many", addresses, as_records([image] * images), labels, names, False)
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names))
-    runs.write_splits(str(folder), source, ["test"] * images, [""] * images)
+    runs.write_splits(str(folder), dataset, ["test"] * images, [""] * images)
     runs.write_history(str(folder), [{"epoch": i, "phase": "all", "loss": 1 / i, "val_loss": 1 / i} for i in (1, 2)])
     flags = {"model": "lenet5", "data": "many", "image_size": 16, "augment": "basic"}
     details = {"flags": flags, "command": "x", "parameters": 1, "versions": {}, "devices": [], "git_commit": None}
@@ -160,10 +160,12 @@ def many_images(folder: pathlib.Path, classes: int, images: int) -> Assessment:
     numbers = metrics.classification(labels, probabilities, names)
     numbers |= {"baseline": metrics.baseline(labels, np.ones(classes), names), "brightness": None, "temperature": None}
     numbers |= {"images_of": "many", "network": "model.keras", "calibrated": None, "copies_in_training": 0}
-    part = Part(source, 16, 1)
-    subject = Subject(Run.open(str(folder)), part, "many", "model.keras")
+    split = Split(dataset, 16, 1)
+    subject = Subject(Run.open(str(folder)), split, "many", "model.keras")
     headers = [Header("JPEG", 400, 300)] * 1000
-    return Assessment(subject, Predictions(labels, probabilities), {**numbers, "warnings": []}, None, [], part, headers)
+    return Assessment(
+        subject, Predictions(labels, probabilities), {**numbers, "warnings": []}, None, [], split, headers
+    )
 
 
 def test_ten_thousand_images_of_a_hundred_classes_fit_into_ten_megabytes(tmp_path: pathlib.Path) -> None:
@@ -194,12 +196,12 @@ def test_a_dense_network_with_two_heads_has_brightness_and_no_evidence(run: Run,
 
     keras.utils.set_random_seed(0)
     model = models.build("multitask", 2, image_size=8)
-    subject = assess.own_test_part(run, "model.keras")
-    part, val, train = (Part(part.source, 8, 3) for part in (subject.part, subject.val, subject.train) if part)
-    small = dataclasses.replace(subject, part=part, val=val, train=train)
+    subject = assess.own_test_split(run, "model.keras")
+    split, val, train = (Split(split.dataset, 8, 3) for split in (subject.split, subject.val, subject.train) if split)
+    small = dataclasses.replace(subject, split=split, val=val, train=train)
     heads = heads_of("multitask", run.class_names)
-    predictions = from_model(model, heads)(small.part, 7, "predicting")
-    pixels = next(iter(small.part.pixels(1))).numpy()
+    predictions = from_model(model, heads)(small.split, 7, "predicting")
+    pixels = next(iter(small.split.pixels(1))).numpy()
     assert predictions.targets["brightness"][0, 0] == pytest.approx(pixels.mean() / 255, abs=1e-6)
     sized = {"image_size": 8, "model": "multitask"}
     other = dataclasses.replace(run, config=dataclasses.replace(run.config, **sized))

@@ -12,7 +12,7 @@ from errors import UserError
 from evaluation import assess, predictions, report
 from tests.conftest import encode
 from tests.evaluation.conftest import bar, train_run, write_images
-from training.run import Part, Run
+from training.run import Run, Split
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def gone(monkeypatch: pytest.MonkeyPatch, trained: Run) -> None:
 
 
 def addresses(run: Run, split: str) -> list[str]:
-    return [row.address for row in run.splits() if row.part == split]
+    return [row.address for row in run.splits() if row.split == split]
 
 
 def assessed(run: Run, subject: assess.Subject) -> assess.Assessment:
@@ -64,8 +64,8 @@ def test_more_images_beside_the_moved_ones_do_not_matter(run: Run, tmp_path: pat
     (tmp_path / "photos" / "zigzag").mkdir()
     (tmp_path / "photos" / "zigzag" / "0.png").write_bytes(encode(bar(78, upright=True), "PNG"))
     subject = assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
-    assert subject.is_own and list(subject.part.addresses) == addresses(run, "test")
-    np.testing.assert_array_equal(subject.part.labels, run.part("test").labels)
+    assert subject.is_own and list(subject.split.addresses) == addresses(run, "test")
+    np.testing.assert_array_equal(subject.split.labels, run.split("test").labels)
 
 
 @pytest.mark.parametrize("how", ["deleted", "changed", "of another class"])
@@ -85,7 +85,7 @@ def test_other_images_with_the_same_addresses_are_other_images(run: Run, tmp_pat
     for i, image in enumerate(sorted((tmp_path / "photos").rglob("*.png"))):
         image.write_bytes(encode(bar(2000 + i, upright=image.parent.name == "upright"), "PNG"))
     subject = assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
-    assert not subject.is_own and len(subject.part) == 40
+    assert not subject.is_own and len(subject.split) == 40
 
 
 def test_other_images_are_judged_without_the_runs_own(run: Run, tmp_path: pathlib.Path, gone: None) -> None:
@@ -137,5 +137,5 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_predicted(
 ) -> None:
     """The subject is complete before `assess` predicts, so a failure comes from here."""
     with pytest.raises(UserError, match="doesn't exist"):
-        assess.own_test_part(run, "model.keras")
-    assert isinstance(assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras").val, Part)
+        assess.own_test_split(run, "model.keras")
+    assert isinstance(assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras").val, Split)

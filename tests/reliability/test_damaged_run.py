@@ -53,7 +53,7 @@ def resume(path: str) -> None:
 def evaluate(path: str) -> None:
     opened = Run.open(path)
     assess.assess(
-        assess.own_test_part(opened, "model.keras"), predictions.from_model(opened.load_model(), opened.heads), 8
+        assess.own_test_split(opened, "model.keras"), predictions.from_model(opened.load_model(), opened.heads), 8
     )
 
 
@@ -230,11 +230,11 @@ def test_a_changed_class_list_is_never_answered_from_in_a_run_of_an_older_versio
 
 
 def as_an_older_version_wrote_it(folder: pathlib.Path) -> None:
-    """Without schema, checksums and the content of the images."""
+    """Without schema, checksums and the content of the images, and with another name for the column of the splits."""
     record = json.loads((folder / "config.json").read_text())
     del record["schema"], record["sha256"]
     (folder / "config.json").write_text(json.dumps(record))
-    lines = (folder / "splits.csv").read_text().splitlines()
+    lines = (folder / "splits.csv").read_text().replace(",split,", ",part,").splitlines()
     (folder / "splits.csv").write_text("".join(line.rpartition(",")[0] + "\n" for line in lines))
     with zipfile.ZipFile(folder / "model.keras", "a") as archive:
         archive.comment = json.dumps({"val_loss": 0.5}).encode()
@@ -244,7 +244,7 @@ def test_a_run_of_an_older_version_is_read(copy: pathlib.Path, run: Run) -> None
     as_an_older_version_wrote_it(copy)
     older = Run.open(str(copy))
     assert older.class_names == run.class_names and older.config == run.config
-    assert [(row.address, row.part) for row in older.splits()] == [(row.address, row.part) for row in run.splits()]
+    assert [(row.address, row.split) for row in older.splits()] == [(row.address, row.split) for row in run.splits()]
     evaluate(str(copy))
 
 

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 
 import models
-from data import resumable
+from data import load, resumable
+from data.batches import Batches
 from data.cache import keep_decoded
 from data.files import write_text
-from data.load import load
-from data.pipeline import Files
 from errors import UserError
 from models import weights
 from tests.reliability import children
@@ -167,9 +166,9 @@ def test_a_full_cache_is_said_before_anything_is_mapped(
     """Writing through a map of a file with holes would end in a bus error, without a word."""
     disk = tiny_disk(100)
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk.path))
-    source = load(str(images))
+    batches = Batches(load(str(images)), image_size=64)
     with pytest.raises(UserError, match="the disk is full.*point XDG_CACHE_HOME to another folder"):
-        keep_decoded(Files(source, 64, 3), ["x"] * len(source), "disk")
+        keep_decoded(batches, ["x"] * len(batches), "disk")
     assert not list(disk.path.rglob("*.npy"))
 
 

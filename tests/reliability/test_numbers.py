@@ -113,7 +113,7 @@ def test_a_test_part_of_one_image_a_class(tmp_path: pathlib.Path) -> None:
             (root / name / f"{i}.jpg").write_bytes(encode(stripes(i + 9 * len(name), upright=name == "upright")))
     shares = {"train_fraction": 0.5, "val_fraction": 0.25, "test_fraction": 0.25}
     run = train(config(root, "few", model="lenet5", deterministic=False, **shares), command="")
-    assert len(run.part("test")) == 2
+    assert len(run.split("test")) == 2
     assert run.test_metrics()["accuracy"] in (0.0, 0.5, 1.0)
 
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import models
-from data import digits
+from data import load
 from serving import export
 from serving.metadata import Metadata
 from serving.publish import publish
@@ -96,10 +96,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
     runs.write_json(
         str(path / runs.CONFIG), {"flags": flags, "versions": {"keras": "3"}, "git_commit": "abc", "seed": 0}
     )
-    source = digits.load()
-    (path / runs.LABELS).write_text("".join(f"{name}\n" for name in source.class_names))
+    dataset = load("digits")
+    (path / runs.LABELS).write_text("".join(f"{name}\n" for name in dataset.class_names))
     runs.write_splits(
-        str(path), source, ["test" if i % 30 == 0 else "train" for i in range(len(source))], [""] * len(source)
+        str(path), dataset, ["test" if i % 30 == 0 else "train" for i in range(len(dataset))], [""] * len(dataset)
     )
     models.build("lenet5", 10).save(path / runs.MODEL)
     return runs.Run.open(str(path))

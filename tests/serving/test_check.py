@@ -23,7 +23,7 @@ def ask(run, tmp_path_factory: pytest.TempPathFactory):
 
 def test_a_served_run_answers_as_the_run_does(run, ask, capsys: pytest.CaptureFixture) -> None:
     differences = check.compare(run, ask, batch_size=25)
-    assert list(differences) == list(run.part("test").addresses)
+    assert list(differences) == list(run.split("test").addresses)
     assert max(differences.values()) <= 1e-5
     assert check.report(differences, 1e-5) == 0
     assert "60 test images" in capsys.readouterr().out

@@ -94,7 +94,7 @@ def test_predict_and_the_client_write_the_same(served_run, run) -> None:
 @pytest.fixture
 def served_run(run, tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
     """A folder with an image of a digit, and the address of a server that has the run's model."""
-    (tmp_path / "digit.png").write_bytes(run.part("test").encoded(0))
+    (tmp_path / "digit.png").write_bytes(run.split("test").encoded(0))
     export.export_run(run, base=str(tmp_path / "export"))
     with stand_in.running(stand_in.load(str(tmp_path / "export"))) as (server, _):
         yield tmp_path, server

@@ -164,8 +164,8 @@ def test_a_run_is_published_with_its_own_probabilities(run, tmp_path: pathlib.Pa
     paths = [export.export_run(run, base=str(tmp_path), keep_versions=1) for _ in range(2)]
     assert paths == [str(tmp_path / "1"), str(tmp_path / "2")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
-    part = run.part("test")
-    encoded = [part.encoded(i) for i in range(len(part))]
+    split = run.split("test")
+    encoded = [split.encoded(i) for i in range(len(split))]
     answers = tf.saved_model.load(paths[1]).signatures["serving_default"](image_bytes=tf.constant(encoded))
-    own = np.concatenate([run.load_model()(pixels, training=False) for pixels in part.pixels(32)])
+    own = np.concatenate([run.load_model()(pixels, training=False) for pixels in split.pixels(32)])
     np.testing.assert_allclose(answers["probabilities"], tf.nn.softmax(own), atol=1e-5)

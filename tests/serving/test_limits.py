@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import scan
-from data.load import load
+from data import load, validation
 from evaluation.prediction_rows import Reader
 from serving import asking, client
 from serving.asking import Patience
@@ -40,7 +39,7 @@ def predicted(path: pathlib.Path) -> str:
 
 def test_a_large_file_is_taken_everywhere(tmp_path: pathlib.Path, addresses: tuple[str, str]) -> None:
     path = padded(tmp_path, 300 << 20)
-    assert [inspection.problem for inspection in scan.scan(load(str(tmp_path)))] == ["", ""]
+    assert [inspection.problem for inspection in validation.scan(load(str(tmp_path)))] == ["", ""]
     assert predicted(path) == ""
     assert len(list(client.split([str(path)] * 2, 32))) == 2, "each in a request of its own"
     transport = Grpc(Target(addresses[0], "darkroom"))
@@ -52,7 +51,7 @@ def test_a_large_file_is_taken_everywhere(tmp_path: pathlib.Path, addresses: tup
 def test_a_larger_file_is_refused_everywhere_in_the_same_words(tmp_path: pathlib.Path) -> None:
     path = padded(tmp_path, LIMIT + 1)
     reason = "larger than 512 MiB"
-    assert [inspection.problem for inspection in scan.scan(load(str(tmp_path)))] == [reason, ""]
+    assert [inspection.problem for inspection in validation.scan(load(str(tmp_path)))] == [reason, ""]
     assert predicted(path) == reason
     assert client.read(str(path)) == b""
     assert client.unreadable(str(path)) == reason
@@ -69,6 +68,6 @@ def test_the_exported_graph_has_the_same_limit(tmp_path: pathlib.Path) -> None:
 def test_the_limit_itself(tmp_path: pathlib.Path, extra: int) -> None:
     path = padded(tmp_path, LIMIT + extra)
     wanted = "larger than 512 MiB" if extra else ""
-    problems = scan.inspect(path.read_bytes()).problem, predicted(path)
+    problems = validation.inspect(path.read_bytes()).problem, predicted(path)
     assert problems == (wanted, wanted)
     assert len(client.read(str(path))) == (0 if extra else LIMIT)

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data.pipeline import Share
 from training import distribution
 from training.config import TrainConfig
 
@@ -22,7 +21,7 @@ def main() -> None:
     # Float16 ends at 65,504.
     inputs = np.full((2, 4), 6e4 if team.worker == 1 else 1.0, np.float32)
 
-    def batches(share: Share) -> tf.data.Dataset:
+    def batches() -> tf.data.Dataset:
         return tf.data.Dataset.from_tensors((inputs, np.ones((2, 1), np.float32), np.ones(2, np.float32))).repeat(5)
 
     with team.strategy.scope():
@@ -30,7 +29,7 @@ def main() -> None:
         outputs = keras.layers.Dense(1, dtype="float32")(keras.layers.Dense(3)(entrance))
         model = keras.Model(entrance, outputs)
         team.compile(model, lambda: {"optimizer": keras.optimizers.SGD(0.01), "loss": "mse", "metrics": []})
-        model.fit(team.batches(batches), steps_per_epoch=5, verbose=0, shuffle=False)
+        model.fit(team.distributed(batches), steps_per_epoch=5, verbose=0, shuffle=False)
     print(f"scale {float(model.optimizer.dynamic_scale.numpy())}")
 
 

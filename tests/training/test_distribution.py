@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data.crew import Crew
 from errors import UserError
-from tests.data.test_crew import together
 from tests.training import trainings
+from tests.training.test_exchange import Worker, together
 from training import distribution, exchange, follower
 from training.agreement import Agreement
 from training.config import TrainConfig
@@ -104,12 +103,12 @@ def test_results_are_those_of_one_device(results: dict[str, pathlib.Path], way: 
 def test_each_heads_loss_counts_every_image_once(results: dict[str, pathlib.Path], way: str) -> None:
     """179 images to test on in batches of 89: the last holds one, which one of the workers has."""
     run = Run.open(str(results[way] / "two_heads"))
-    part, model = run.part("test"), run.load_model()
-    assert len(part) == 2 * 89 + 1
-    pixels = np.concatenate(list(part.pixels(89)))
+    images, model = run.split("test"), run.load_model()
+    assert len(images) == 2 * 89 + 1
+    pixels = np.concatenate(list(images.pixels(89)))
     outputs = {name: value.numpy() for name, value in model(pixels).items()}
     logits = outputs["class"].astype(np.float64)
-    class_loss = (np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(part)), part.labels]).mean()
+    class_loss = (np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(images)), images.labels]).mean()
     shades = pixels.mean(axis=(1, 2, 3)) / 255
     brightness_loss = ((outputs["brightness"][:, 0] - shades) ** 2).mean()
     metrics = run.test_metrics()
@@ -233,11 +232,11 @@ def test_workers_with_other_images_are_refused() -> None:
 def test_bytes_reach_every_worker(values: list[bytes]) -> None:
     """More than 32 MiB go in two sums."""
 
-    def work(crew: Crew) -> list[bytes]:
+    def work(worker: Worker) -> list[bytes]:
         def sum_of_all(own: np.ndarray) -> np.ndarray:
-            return sum(np.frombuffer(each, np.int64) for each in crew.exchange(own.tobytes()))
+            return sum(np.frombuffer(each, np.int64) for each in worker.exchange(own.tobytes()))
 
-        return exchange.exchange(values[crew.member], crew.member, crew.members, sum_of_all)
+        return exchange.exchange(values[worker.worker], worker.worker, worker.workers, sum_of_all)
 
     assert together(work, len(values)) == [values] * len(values)
 

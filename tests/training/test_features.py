@@ -13,7 +13,7 @@ from tensorflow.python.framework.config import disable_op_determinism
 
 import models
 from data import augment, folder
-from data.pipeline import Files, Steps, View, ordered_batches, training_batches
+from data.batches import Batches
 from models.layers import freeze_backbone
 from training import features
 from training.distribution import ALONE, Distribution
@@ -23,8 +23,8 @@ OBJECTIVE = Objective(make(("class",), ("lying", "upright"), {}))
 
 
 @pytest.fixture
-def files(image_folder: pathlib.Path) -> Files:
-    return Files(folder.load(str(image_folder)), 48, 3)
+def images(image_folder: pathlib.Path) -> Batches:
+    return Batches(folder.load(str(image_folder)), image_size=48, batch_size=16, augment="full")
 
 
 def network() -> keras.Model:
@@ -34,19 +34,19 @@ def network() -> keras.Model:
     return model
 
 
-def digests(files: Files) -> list[str]:
-    return [str(i) for i in range(len(files))]
+def digests(images: Batches) -> list[str]:
+    return [str(i) for i in range(len(images))]
 
 
-def compute(front: keras.Model, files: Files, batch_size: int = 16, **how: Any) -> features.Table:
-    return features.compute(front, files, digests(files), OBJECTIVE, batch_size, "features", **how)
+def compute(front: keras.Model, images: Batches, **how: Any) -> Batches:
+    return features.compute(front, images, digests(images), OBJECTIVE, "features", **how)
 
 
 class Ended(BaseException):
     """A computation is ended."""
 
 
-def compute_some(front: keras.Model, files: Files, batches: int, **how: Any) -> None:
+def compute_some(front: keras.Model, images: Batches, batches: int, **how: Any) -> None:
     """Ends the computation after so many batches."""
     asked: list[int] = []
 
@@ -57,13 +57,13 @@ def compute_some(front: keras.Model, files: Files, batches: int, **how: Any) -> 
         return False
 
     with pytest.raises(Ended):
-        compute(front, files, is_due=end, **how)
+        compute(front, images, is_due=end, **how)
 
 
-def test_the_two_halves_are_the_whole(files: Files) -> None:
+def test_the_two_halves_are_the_whole(images: Batches) -> None:
     model = network()
     front, rest = features.cut(model)
-    pixels = next(iter(ordered_batches(files, 8)))[0]
+    pixels = next(iter(images.evaluation()))[0]
     assert front.output_shape == (None, 512), "pooled, so an image costs 2 KB and not 16"
     np.testing.assert_allclose(rest(front(pixels)), model(pixels), atol=1e-5)
 
@@ -79,18 +79,18 @@ def test_every_kind_of_model_can_be_cut(name: str) -> None:
     assert len(rest.trainable_variables) < len(model.trainable_variables)
 
 
-def test_training_on_features_gives_the_weights_of_training_through_the_backbone(files: Files) -> None:
+def test_training_on_features_gives_the_weights_of_training_through_the_backbone(images: Batches) -> None:
     heads = []
     for uses_features in (False, True):
         model = network()
         before = [variable.numpy() for variable in model.get_layer("backbone").variables]
         front, rest = features.cut(model)
         trainee = rest if uses_features else model
-        rows = compute(front, files) if uses_features else files
-        targets = None if uses_features else OBJECTIVE.targets
+        pixels = dataclasses.replace(images, augment="none", targets=OBJECTIVE.targets)
+        batches = compute(front, images) if uses_features else pixels
         trainee.compile(optimizer=keras.optimizers.Adam(1e-3), **OBJECTIVE.compile_arguments())
         trainee.fit(
-            training_batches(rows, Steps(16, 5, 0, 4), targets=targets),
+            dataclasses.replace(batches, seed=5).training(0, 4),
             epochs=4,
             steps_per_epoch=3,
             verbose=0,
@@ -108,36 +108,37 @@ def fail() -> bool:
     pytest.fail("computed again")
 
 
-def test_features_are_kept_and_used_again(files: Files) -> None:
-    first = compute(features.cut(network())[0], files)
-    again = compute(features.cut(network())[0], files, is_due=fail)
+def test_features_are_kept_and_used_again(images: Batches) -> None:
+    first = compute(features.cut(network())[0], images)
+    again = compute(features.cut(network())[0], images, is_due=fail)
     np.testing.assert_array_equal(first.inputs, again.inputs)
 
 
-def test_other_weights_pixels_or_sizes_ask_for_other_features(files: Files) -> None:
-    compute(features.cut(network())[0], files)
+def test_other_weights_pixels_or_sizes_ask_for_other_features(images: Batches) -> None:
+    compute(features.cut(network())[0], images)
     changed = network()
     kernel = changed.get_layer("backbone").trainable_variables or changed.get_layer("backbone").variables
     kernel[0].assign(kernel[0] + 1e-3)
-    for front, rows, names in [
-        (features.cut(changed)[0], files, digests(files)),
-        (features.cut(network())[0], files, digests(files)[::-1]),
+    for front, names in [
+        (features.cut(changed)[0], digests(images)),
+        (features.cut(network())[0], digests(images)[::-1]),
     ]:
         with pytest.raises(pytest.fail.Exception, match="computed again"):
-            features.compute(front, rows, names, OBJECTIVE, 16, "features", is_due=fail)
+            features.compute(front, images, names, OBJECTIVE, "features", is_due=fail)
 
 
-def batches_computed(files: Files, objective: Objective = OBJECTIVE, level: str = "none") -> tuple[int, np.ndarray]:
+def batches_computed(
+    images: Batches, objective: Objective = OBJECTIVE, view: int | None = None
+) -> tuple[int, np.ndarray]:
     """How many batches of features were computed, and the features."""
     asked: list[bool] = []
     table = features.compute(
         features.cut(network())[0],
-        files,
-        digests(files),
+        images,
+        digests(images),
         objective,
-        16,
         "features",
-        views=(View(level, 0, 0),),
+        views=(view,),
         is_due=lambda: bool(asked.append(True)),
     )
     return len(asked), np.array(table.inputs)
@@ -147,29 +148,29 @@ def batches_computed(files: Files, objective: Objective = OBJECTIVE, level: str 
     ("layer", "defaults"), [(augment.RandomColor, (0.2, 0.15)), (augment.RandomGeometry, (0.5, 1.1, 0.0, False))]
 )
 def test_another_constant_of_the_augmentation_asks_for_other_features(
-    files: Files, monkeypatch: pytest.MonkeyPatch, layer: type, defaults: tuple
+    images: Batches, monkeypatch: pytest.MonkeyPatch, layer: type, defaults: tuple
 ) -> None:
     """The defaults of the constructors are what somebody changes who changes an augmentation."""
-    before = batches_computed(files, level="full")
-    assert batches_computed(files, level="full")[0] == 0
+    before = batches_computed(images, view=0)
+    assert batches_computed(images, view=0)[0] == 0
     monkeypatch.setattr(layer.__init__, "__defaults__", defaults)
-    after = batches_computed(files, level="full")
+    after = batches_computed(images, view=0)
     assert (before[0], after[0]) == (3, 3)
     assert np.abs(after[1] - before[1]).max() > 1e-3
 
 
-def test_other_weights_of_the_losses_use_the_same_features(files: Files) -> None:
+def test_other_weights_of_the_losses_use_the_same_features(images: Batches) -> None:
     """No target depends on them; it does on the heads."""
     both = ("class", "brightness")
     two_heads = Objective(make(both, ("lying", "upright"), {"class": 0.7, "brightness": 0.3}))
     heavier = Objective(make(both, ("lying", "upright"), {"class": 0.5, "brightness": 0.5}))
-    assert [batches_computed(files, objective)[0] for objective in (two_heads, heavier, OBJECTIVE)] == [3, 0, 3]
+    assert [batches_computed(images, objective)[0] for objective in (two_heads, heavier, OBJECTIVE)] == [3, 0, 3]
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_cache_is_computed_again(files: Files, cache_of_its_own: pathlib.Path, damage: str) -> None:
+def test_a_damaged_cache_is_computed_again(images: Batches, cache_of_its_own: pathlib.Path, damage: str) -> None:
     front = features.cut(network())[0]
-    wanted = np.array(compute(front, files).inputs)
+    wanted = np.array(compute(front, images).inputs)
     file = next(cache_of_its_own.rglob("column0.npy"))
     content = bytearray(file.read_bytes())
     if damage == "flip":
@@ -179,51 +180,52 @@ def test_a_damaged_cache_is_computed_again(files: Files, cache_of_its_own: pathl
         file.write_bytes(content[: len(content) // 2])
     else:
         file.unlink()
-    np.testing.assert_allclose(compute(front, files).inputs, wanted, atol=1e-6)
+    np.testing.assert_allclose(compute(front, images).inputs, wanted, atol=1e-6)
 
 
-def test_views_are_features_of_augmented_images(files: Files) -> None:
+def test_views_are_features_of_augmented_images(images: Batches) -> None:
     front, _ = features.cut(network())
-    plain = compute(front, files).inputs
-    views = tuple(View("full", 0, number) for number in range(2))
-    table = features.compute(front, files, digests(files), OBJECTIVE, 16, "features", views=views)
-    assert (len(table), table.views) == (len(files), 2)
+    plain = compute(front, images).inputs
+    views = (0, 1)
+    table = compute(front, images, views=views)
+    assert (len(table), table.views) == (len(images), 2)
     first, second = np.split(np.asarray(table.inputs), 2)
     assert np.abs(first - second).max() > 1e-3
-    wanted = next(iter(ordered_batches(files, 16, view=views[1])))[0]
+    wanted = next(iter(dataclasses.replace(images, view=1).evaluation()))[0]
     np.testing.assert_allclose(second[:16], front(wanted, training=False), atol=1e-4)
     assert np.abs(first - plain).mean() < 3 * np.abs(plain).mean()
 
 
-def test_a_computation_may_be_ended_often(files: Files, cache_of_its_own: pathlib.Path) -> None:
+def test_a_computation_may_be_ended_often(images: Batches, cache_of_its_own: pathlib.Path) -> None:
     """At the first and the last batch of a view too, of which each has 13 whole ones and one of a single image."""
     front, _ = features.cut(network())
-    how = {"batch_size": 3, "views": (View("full", 3, 2), View("full", 3, 5))}
+    images = dataclasses.replace(images, batch_size=3, seed=3)
+    how = {"views": (2, 5)}
     for batches in (1, 4, 8, 1, 1, 12):
-        compute_some(front, files, batches, **how)
+        compute_some(front, images, batches, **how)
     asked: list[int] = []
-    table = compute(front, files, is_due=lambda: asked.append(1) or False, **how)
+    table = compute(front, images, is_due=lambda: asked.append(1) or False, **how)
     assert len(asked) == 1, "27 of 28 batches were there"
     shutil.rmtree(cache_of_its_own)
-    np.testing.assert_array_equal(table.inputs, compute(front, files, **how).inputs)
+    np.testing.assert_array_equal(table.inputs, compute(front, images, **how).inputs)
 
 
 @pytest.mark.parametrize("batches", [1, 3, 5])
 def test_a_computation_goes_on_where_it_was_ended(
-    files: Files, capsys: pytest.CaptureFixture, batches: int, cache_of_its_own: pathlib.Path
+    images: Batches, capsys: pytest.CaptureFixture, batches: int, cache_of_its_own: pathlib.Path
 ) -> None:
     """Two views of 40 images, 16 at a time: the third batch of each view is a smaller one."""
     front, _ = features.cut(network())
-    views = tuple(View("full", 0, number) for number in range(2))
-    compute_some(front, files, batches, views=views)
+    views = (0, 1)
+    compute_some(front, images, batches, views=views)
     capsys.readouterr()
     asked: list[int] = []
-    table = compute(front, files, views=views, is_due=lambda: asked.append(1) or False)
+    table = compute(front, images, views=views, is_due=lambda: asked.append(1) or False)
     assert len(asked) == 6 - batches, "no batch is computed twice"
     rows = [0, 16, 32, 40, 56, 72, 80][batches]
     assert f"Going on with features: {rows} of 80 are there." in capsys.readouterr().err
     shutil.rmtree(cache_of_its_own)
-    expected = compute(front, files, views=views)
+    expected = compute(front, images, views=views)
     np.testing.assert_array_equal(table.inputs, expected.inputs)
     np.testing.assert_array_equal(table.labels, expected.labels)
 
@@ -240,31 +242,31 @@ class Pair(Distribution):
 
 @pytest.mark.parametrize(("other", "rows", "batches"), [(80, 40, 3), (39, 32, 4), (8, 0, 6)])
 def test_all_workers_go_on_behind_the_batch_that_all_have(
-    files: Files, capsys: pytest.CaptureFixture, other: int, rows: int, batches: int
+    images: Batches, capsys: pytest.CaptureFixture, other: int, rows: int, batches: int
 ) -> None:
     """This one has stopped after 40 rows of 80, the end of the first view."""
     front, _ = features.cut(network())
-    views = tuple(View("full", 0, number) for number in range(2))
-    compute_some(front, files, 3, views=views)
+    views = (0, 1)
+    compute_some(front, images, 3, views=views)
     capsys.readouterr()
     asked: list[int] = []
     # Neither has all of them; then both say how many they have.
     team = Pair(ALONE.strategy, 0, 2, [0, np.array([0, other])])
-    compute(front, files, views=views, team=team, is_due=lambda: asked.append(1) or False)
+    compute(front, images, views=views, team=team, is_due=lambda: asked.append(1) or False)
     assert len(asked) == batches
     assert (f"{rows} of 80 are there." in capsys.readouterr().err) == (rows > 0)
 
 
 @pytest.mark.parametrize("is_deterministic", [False, True])
-def test_computed_with_the_last_bits_in_mind(files: Files, is_deterministic: bool) -> None:
+def test_computed_with_the_last_bits_in_mind(images: Batches, is_deterministic: bool) -> None:
     """Where they count, features that were computed in other batches are not used."""
     front, _ = features.cut(network())
     if is_deterministic:
         tf.config.experimental.enable_op_determinism()
     try:
-        compute(front, files)
+        compute(front, images)
         asked: list[int] = []
-        compute(front, files, batch_size=8, is_due=lambda: asked.append(1) or False)
+        compute(front, dataclasses.replace(images, batch_size=8), is_due=lambda: asked.append(1) or False)
     finally:
         disable_op_determinism()
     assert len(asked) == (5 if is_deterministic else 0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import models
-from data.pipeline import ordered_batches
+from data.batches import Batches
 from errors import UserError
 from training import best, transfer
 from training.config import TrainConfig, resolved
@@ -48,7 +48,7 @@ def test_a_run_folder_holds_what_it_promises(image_folder: pathlib.Path) -> None
         "checkpoint",
     }
     assert set(os.listdir(run.path)) == files
-    assert [row.part for row in run.splits()].count("test") == 8
+    assert [row.split for row in run.splits()].count("test") == 8
     assert run.class_names == ("lying", "upright")
     assert run.details()["parameters"] == run.load_model().count_params()
     history = run.history()
@@ -60,8 +60,8 @@ def test_the_kept_model_is_the_best_epoch_and_gives_the_stated_test_metrics(imag
     run = train(config(image_folder, epochs=4), command="")
     best = min(run.history(), key=lambda row: float(row["val_loss"]))
     model = run.load_model()
-    for part, wanted in (("val", float(best["val_accuracy"])), ("test", run.test_metrics()["accuracy"])):
-        images = run.part(part)
+    for split, wanted in (("val", float(best["val_accuracy"])), ("test", run.test_metrics()["accuracy"])):
+        images = run.split(split)
         logits = np.concatenate([model(pixels) for pixels in images.pixels(3)])
         assert ((logits[:, 0] > 0) == (images.labels == 1)).mean() == pytest.approx(wanted, abs=1e-6)
 
@@ -111,10 +111,10 @@ def test_nothing_is_traced_again_after_the_first_epoch(
 
 def head_losses(run: Run, split: str) -> dict[str, float]:
     """Loss and metrics of both heads of the kept model over all images of a split, by their definitions."""
-    part, model = run.part(split), run.load_model()
-    pixels = np.concatenate(list(part.pixels(5)))
+    images, model = run.split(split), run.load_model()
+    pixels = np.concatenate(list(images.pixels(5)))
     outputs = {name: value.numpy()[:, 0].astype(np.float64) for name, value in model(pixels).items()}
-    signs = np.where(part.labels == 1, 1, -1)
+    signs = np.where(images.labels == 1, 1, -1)
     found = {"class_loss": np.log1p(np.exp(-signs * outputs["class"])).mean()}
     errors = outputs["brightness"] - pixels.mean(axis=(1, 2, 3)) / 255
     found |= {"brightness_loss": (errors**2).mean(), "brightness_mae": np.abs(errors).mean()}
@@ -267,10 +267,10 @@ class TestWeightsOfARun:
 
 def test_a_run_says_when_its_images_are_gone(image_folder: pathlib.Path) -> None:
     run = train(config(image_folder, epochs=1), command="")
-    gone = next(row.address for row in run.splits() if row.part == "test")
+    gone = next(row.address for row in run.splits() if row.split == "test")
     (image_folder / gone).unlink()
     with pytest.raises(UserError, match=f"1 of 8 images of the test split are missing: {gone}"):
-        Run.open(run.path).part("test")
+        Run.open(run.path).split("test")
 
 
 def test_mixed_precision_trains_and_keeps_float32_logits(image_folder: pathlib.Path) -> None:
@@ -301,11 +301,10 @@ def test_require_gpu_fails_without_one(image_folder: pathlib.Path) -> None:
 
 def test_validation_batches_are_those_of_evaluation(image_folder: pathlib.Path) -> None:
     run = train(config(image_folder, epochs=1, augment="full"), command="")
-    part = run.part("val")
-    from data.pipeline import Files
-
-    wanted = np.concatenate([pixels for pixels, _ in ordered_batches(Files(part.source, 32, 1), 8)])
-    np.testing.assert_array_equal(np.concatenate(list(part.pixels(3))), wanted)
+    images = run.split("val")
+    batches = Batches(images.dataset, image_size=32, channels=1, batch_size=8)
+    wanted = np.concatenate([pixels for pixels, _ in batches.evaluation()])
+    np.testing.assert_array_equal(np.concatenate(list(images.pixels(3))), wanted)
 
 
 def test_tensorboard_logs_lie_in_the_run_folder(image_folder: pathlib.Path) -> None:

@@ -104,22 +104,22 @@ def test_two_processes_cannot_share_a_folder(
 
 
 def changed(gathered: Examples, how: str) -> Examples:
-    source = gathered.source
+    dataset = gathered.dataset
     if how == "an image more":
-        indices = [*range(len(source)), 0]
+        indices = [*range(len(dataset)), 0]
         digests = [gathered.digests[i] for i in indices]
-        taken = source.take(indices)  # type: ignore[arg-type]
-        return dataclasses.replace(gathered, source=taken, parts=gathered.parts[indices], digests=digests)
+        taken = dataset.take(indices)  # type: ignore[arg-type]
+        return dataclasses.replace(gathered, dataset=taken, splits=gathered.splits[indices], digests=digests)
     if how == "another content":
         return dataclasses.replace(gathered, digests=["0" * 64, *gathered.digests[1:]])
-    if how == "another part":
-        parts = gathered.parts.copy()
-        parts[0] = "unused"
-        return dataclasses.replace(gathered, parts=parts)
-    return dataclasses.replace(gathered, source=dataclasses.replace(source, labels=1 - source.labels))
+    if how == "another split":
+        splits = gathered.splits.copy()
+        splits[0] = "unused"
+        return dataclasses.replace(gathered, splits=splits)
+    return dataclasses.replace(gathered, dataset=dataclasses.replace(dataset, labels=1 - dataset.labels))
 
 
-@pytest.mark.parametrize("how", ["an image more", "another part", "other labels", "another content"])
+@pytest.mark.parametrize("how", ["an image more", "another split", "other labels", "another content"])
 def test_a_resume_needs_the_same_images(
     image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path, how: str
 ) -> None:

@@ -99,8 +99,8 @@ def run(folder: pathlib.Path) -> Run:
 
 
 def true_ages(run: Run) -> dict[str, float]:
-    source = run.source
-    return dict(zip(source.addresses, source.columns["age"].tolist(), strict=True))
+    dataset = run.dataset
+    return dict(zip(dataset.addresses, dataset.columns["age"].tolist(), strict=True))
 
 
 def test_it_is_learned_from_the_column(run: Run) -> None:
@@ -116,15 +116,15 @@ def test_features_and_caches_bring_the_column_along(
 ) -> None:
     weights = run.file("model.keras") if "freeze" in given else "none"
     found = train(config(folder, str(tmp_path / "run"), epochs=2, weights=weights, **given), command="")
-    part, ages = found.part("test"), true_ages(found)
-    expected = np.asarray([ages[address] for address in part.addresses])
-    estimates = np.concatenate([found.load_model()(pixels)["age"][:, 0] for pixels in part.pixels()])
+    split, ages = found.split("test"), true_ages(found)
+    expected = np.asarray([ages[address] for address in split.addresses])
+    estimates = np.concatenate([found.load_model()(pixels)["age"][:, 0] for pixels in split.pixels()])
     assert found.test_metrics()["age_mae"] == pytest.approx(np.abs(estimates - expected).mean(), rel=1e-4)
 
 
 def test_the_report_has_its_section(run: Run, tmp_path: pathlib.Path) -> None:
     model = run.load_model()
-    subject = assess.own_test_part(run, "model.keras")
+    subject = assess.own_test_split(run, "model.keras")
     assessment = assess.assess(subject, predictions.from_model(model, run.heads), 7)
     assert assessment.numbers["age"]["mae"] == pytest.approx(run.test_metrics()["age_mae"], rel=1e-4)
     assert assessment.numbers["brightness"] is None
@@ -196,10 +196,10 @@ def test_the_server_answers_it_and_the_client_shows_it(run: Run, folder: pathlib
     about = asking.metadata(server, patience)  # type: ignore[arg-type]
     assert about.further_heads == ("age",)
     assert json.loads(about.to_json())["heads"] == ["class", "age"]
-    part = run.part("test")
-    found = asking.classify(server, [part.encoded(i) for i in range(len(part))], patience)  # type: ignore[arg-type]
-    expected = predictions.from_model(run.load_model(), run.heads)(part, 8, "predicting")
+    split = run.split("test")
+    found = asking.classify(server, [split.encoded(i) for i in range(len(split))], patience)  # type: ignore[arg-type]
+    expected = predictions.from_model(run.load_model(), run.heads)(split, 8, "predicting")
     np.testing.assert_allclose([row.further["age"] for row in found], expected.answers["age"], rtol=1e-5)
-    served = predictions.from_saved_model(path, run.heads)(part, 8, "predicting")
+    served = predictions.from_saved_model(path, run.heads)(split, 8, "predicting")
     np.testing.assert_allclose(served.answers["age"], expected.answers["age"], rtol=1e-5)
     np.testing.assert_array_equal(served.targets["age"], expected.targets["age"])

@@ -54,7 +54,7 @@ def test_from_training_to_prediction_without_a_local_path(remote_photos: str, tm
     assert best.kept_loss(run.path) == pytest.approx(lowest, abs=1e-6)
 
     run, model = Run.open(run.path), Run.open(run.path).load_model()
-    assessment = assess.assess(assess.own_test_part(run, "model.keras"), predictions.from_model(model, run.heads), 8)
+    assessment = assess.assess(assess.own_test_split(run, "model.keras"), predictions.from_model(model, run.heads), 8)
     assert assessment.numbers["accuracy"] == pytest.approx(run.test_metrics()["accuracy"])
     assert tf.io.gfile.exists(report.write(assessment, model, run.file("report")))
     assert tf.io.gfile.exists(card.write(assessment))
@@ -62,10 +62,10 @@ def test_from_training_to_prediction_without_a_local_path(remote_photos: str, tm
     version = export_run(run)
     assert version == f"{ROOT}/run/export/1"
     served = predictions.from_saved_model(saved_models.newest(run.file("export")), run.heads)
-    part = run.part("test")
+    split = run.split("test")
     np.testing.assert_allclose(
-        served(part, 8, "served").probabilities,
-        predictions.from_model(model, run.heads)(part, 8, "here").probabilities,
+        served(split, 8, "served").probabilities,
+        predictions.from_model(model, run.heads)(split, 8, "here").probabilities,
         atol=1e-5,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data.load import load
+from data import load
 from errors import UserError
 from tests.data import records
 from tests.data.encoded import jpeg

@@ -1,4 +1,4 @@
-"""Data sets that TensorFlow Datasets prepares: `cats_vs_dogs`, `mnist`, and any other image classification."""
+"""Data sets with a name: those that TensorFlow Datasets prepares, and scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import tensorflow as tf
 
 import wording
 from data import tfrecords
-from data.crew import ALONE, Crew
-from data.source import Source
+from data.dataset import Dataset, as_records
 from errors import UserError
 
 _REACHABLE_WITHIN_SECONDS = 10
+_LARGEST_DIGIT_VALUE = 16
 _TEST_SPLIT = "test"
 _LABELLED_SPLITS = ("train", "validation", _TEST_SPLIT)
 
 
-def load(name: str, data_dir: str | None, crew: Crew = ALONE) -> Source:
-    """Finds (and when needed downloads and prepares) a TFDS data set; its own test split becomes the test part.
+def load(name: str, data_dir: str | None, workers: Any = None) -> Dataset:
+    """Finds (and when needed downloads and prepares) a TFDS data set; its own test split becomes the test split.
 
     The images stay encoded. Those of a small data set are held in memory, those of a larger one stay in its shards.
 
     Args:
         name: a TFDS name such as `cats_vs_dogs` or `mnist:3.0.1`.
         data_dir: where TFDS keeps prepared data sets; None for its default, `~/tensorflow_datasets`.
-        crew: indexes the shards together.
+        workers: index the shards together, see `data.load`.
 
     Raises:
         UserError: unknown name, no image classification, neither prepared nor to be downloaded, or kept in files that
@@ -45,11 +45,11 @@ def load(name: str, data_dir: str | None, crew: Crew = ALONE) -> Source:
     splits = [split for split in _LABELLED_SPLITS if split in builder.info.splits]
     shards = {split: [str(path) for path in builder.info.splits[split].filepaths] for split in splits}
     keys = tfrecords.Keys(image_key, label_key, None)
-    found = tfrecords.index(str(builder.data_path), [path for split in splits for path in shards[split]], keys, crew)
+    found = tfrecords.index(str(builder.data_path), [path for split in splits for path in shards[split]], keys, workers)
     origin = {path.encode(): split for split in splits for path in shards[split]}
     records, spans = found.records()
     is_test = np.asarray([origin[path] == _TEST_SPLIT for path in found.paths], bool)
-    return Source(
+    return Dataset(
         name=name,
         addresses=_addresses(builder.name, [origin[path] for path in found.paths]),
         records=records,
@@ -72,8 +72,8 @@ def _find(tfds: Any, name: str, data_dir: str | None) -> Any:
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         meant = wording.suggestion(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(
-            "--data must be a folder with one sub-folder per class, a .csv of path,label, a TensorFlow Datasets name "
-            f"such as cats_vs_dogs or mnist, or digits. Received: --data={name}, which is no existing folder or file "
+            "`data` must be a folder with one sub-folder per class, a .csv of path,label, a TensorFlow Datasets name "
+            f"such as cats_vs_dogs or mnist, or digits. Received: {name}, which is no existing folder or file "
             f"and no TensorFlow Datasets name.{meant}"
         ) from error
 
@@ -88,7 +88,7 @@ def _supervised_keys(tfds: Any, builder: Any) -> tuple[str, str]:
     if len(images) == 1 and len(labels) == 1:
         return images[0], labels[0]
     raise UserError(
-        f"--data={builder.name} must be an image classification with one image and one class label an example. "
+        f"The data set {builder.name} must be an image classification with one image and one class label an example. "
         f"Received the features: {', '.join(features)}. Choose another data set."
     )
 
@@ -100,11 +100,11 @@ def _prepare(builder: Any) -> None:
     address = _first_download(builder)
     if not _can_reach(address):
         raise UserError(
-            f"--data={builder.name} is not prepared in {builder.data_path}, and it can't be downloaded: "
+            f"The data set {builder.name} is not prepared in {builder.data_path}, and it can't be downloaded: "
             f"{address or 'its server'} can't be reached. On a machine with a network run "
             f"`python -c \"import tensorflow_datasets as tfds; tfds.load('{builder.name}', data_dir='DIR')\"`, copy "
-            f"DIR/{builder.name} here and pass its parent folder with --data_dir=DIR; or pass a folder of your own "
-            "images with --data=FOLDER, or --data=digits, which needs no download."
+            f"DIR/{builder.name} here and pass its parent folder as `data_dir`; or pass as `data` a folder of your "
+            "own images, or digits, which needs no download."
         )
     builder.download_and_prepare()
 
@@ -113,9 +113,9 @@ def _check_format(builder: Any) -> None:
     kind = builder.info.file_format.value
     if kind != "tfrecord":
         raise UserError(
-            f"--data={builder.name} must be prepared in TFRecord files. Received {builder.data_path}, which "
+            f"The data set {builder.name} must be prepared in TFRecord files. Received {builder.data_path}, which "
             f"holds {kind} files. Prepare it again in another folder: `tfds build {builder.name} "
-            "--file_format=tfrecord --data_dir=DIR`, and pass --data_dir=DIR."
+            "--file_format=tfrecord --data_dir=DIR`, and pass `data_dir=DIR`."
         )
 
 
@@ -133,3 +133,23 @@ def _can_reach(address: str | None) -> bool:
     except OSError:
         return False
     return True
+
+
+def load_digits() -> Dataset:
+    """scikit-learn's 1,797 handwritten digits of 8x8 px, which need no download.
+
+    They are PNG files in memory, white on black, 0-255 (Alpaydin and Kaynak, UCI, 1998).
+    """
+    # It takes a second to import.
+    from sklearn.datasets import load_digits as load_from_sklearn
+
+    digits = load_from_sklearn()
+    pixels = np.round(digits.images * (255 / _LARGEST_DIGIT_VALUE)).astype(np.uint8)[..., np.newaxis]
+    return Dataset(
+        name="digits",
+        addresses=tuple(f"digits/{i}" for i in range(len(pixels))),
+        records=as_records([tf.io.encode_png(image).numpy() for image in pixels]),
+        labels=digits.target.astype(np.int64),
+        class_names=tuple(str(digit) for digit in range(10)),
+        holds_paths=False,
+    )

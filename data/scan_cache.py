@@ -35,11 +35,11 @@ def stamp_of_bytes(encoded: bytes) -> str:
     return hashlib.sha256(encoded).hexdigest()
 
 
-class Memory:
-    """Rows of text that were found out about the images of one source.
+class ScanCache:
+    """Rows of text that were found out about the images of one dataset.
 
     Args:
-        name: of the source.
+        name: of the dataset.
         rules: what the findings depend on beside the images; those made under other rules are forgotten.
     """
 

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 
 @dataclass(frozen=True)
-class Source:
+class Dataset:
     """Labelled images.
 
     Attributes:
-        name: what `--data` said.
+        name: what it was loaded by.
         addresses: a unique, stable name for each image: its path below the data folder, or like `mnist/test/17`.
         records: object array, each element the path of an image's file or its encoded bytes.
         labels: int64 array of class indices.
@@ -39,7 +39,7 @@ class Source:
     def __len__(self) -> int:
         return len(self.addresses)
 
-    def take(self, indices: np.ndarray) -> Source:
+    def take(self, indices: np.ndarray) -> Dataset:
         """The images at `indices`, in that order, with the same class names."""
         return replace(
             self,

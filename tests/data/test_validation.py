@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import folder, scan
+from data import folder, load, validation
+from data.dataset import Dataset
 from data.decode import decode
 from data.files import cache_folder
-from data.load import load
-from data.scan import inspect
-from data.source import Source
+from data.validation import inspect
 from errors import UserError
 from tests.data import encoded
 from training import examples
@@ -130,17 +129,17 @@ def mixed(image_folder: pathlib.Path) -> pathlib.Path:
 
 def test_fail_lists_the_bad_ones_and_skip_leaves_them_out(mixed: pathlib.Path) -> None:
     before = snapshot(mixed)
-    source = load(str(mixed))
-    found = scan.scan(source)
+    dataset = load(str(mixed))
+    found = validation.scan(dataset)
     count = len(BAD) + 2
     with pytest.raises(
         UserError,
-        match=rf"(?s){count} of {len(source)} can't be used.*bad00.jpg: empty file.*and {count - 10} more.*skip",
+        match=rf"(?s){count} of {len(dataset)} can't be used.*bad00.jpg: empty file.*and {count - 10} more.*skip",
     ):
-        scan.usable(source, found, "fail")
-    good = scan.usable(source, found, "skip")
+        validation.usable(dataset, found, "fail")
+    good = validation.usable(dataset, found, "skip")
     assert len(good) == 40 + len(GOOD)
-    problems = {a: i.problem for a, i in zip(source.addresses, found, strict=True)}
+    problems = {a: i.problem for a, i in zip(dataset.addresses, found, strict=True)}
     assert problems["lying/pipe.jpg"].startswith("not a file")
     assert problems["lying/dangling.jpg"].startswith("can't be read")
     assert snapshot(mixed) == before, "nothing in the user's folder is ever changed"
@@ -160,16 +159,16 @@ def test_skipped_images_and_oddities_are_told(mixed: pathlib.Path, capsys: pytes
 def test_a_class_that_loses_all_its_images_is_an_error(image_folder: pathlib.Path) -> None:
     for file in (image_folder / "lying").iterdir():
         file.write_bytes(b"")
-    source = load(str(image_folder))
+    dataset = load(str(image_folder))
     with pytest.raises(UserError, match="Received none for: lying"):
-        scan.usable(source, scan.scan(source), "skip")
+        validation.usable(dataset, validation.scan(dataset), "skip")
 
 
 def test_an_unreadable_file_is_reported_and_not_remembered(
     image_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = load(str(image_folder))
-    really_read = type(source).encoded
+    dataset = load(str(image_folder))
+    really_read = type(dataset).encoded
 
     def refuse_the_first(self: object, index: int) -> bytes:
         if index == 0:
@@ -177,32 +176,32 @@ def test_an_unreadable_file_is_reported_and_not_remembered(
         return really_read(self, index)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(source), "encoded", refuse_the_first)
-        assert scan.scan(source)[0].problem.startswith("can't be read")
-    assert scan.scan(source)[0].problem == ""
+        patch.setattr(type(dataset), "encoded", refuse_the_first)
+        assert validation.scan(dataset)[0].problem.startswith("can't be read")
+    assert validation.scan(dataset)[0].problem == ""
 
 
 def test_a_film_in_the_folder_is_not_read(image_folder: pathlib.Path) -> None:
     with open(image_folder / "lying" / "film.jpg", "wb") as file:
         file.truncate(1 << 40)  # A hole: a terabyte that takes no room.
-    source = load(str(image_folder))
-    problems = [i.problem for i in scan.scan(source) if i.problem]
+    dataset = load(str(image_folder))
+    problems = [i.problem for i in validation.scan(dataset) if i.problem]
     assert problems == ["larger than 512 MiB"]
 
 
 def test_only_what_has_changed_is_looked_at_again(image_folder: pathlib.Path) -> None:
     looked_at: list[int] = []
 
-    class Watched(Source):
+    class Watched(Dataset):
         def encoded(self, index: int) -> bytes:
             looked_at.append(index)
             return super().encoded(index)
 
-    source = Watched(**vars(load(str(image_folder))))
-    first = scan.scan(source)
+    dataset = Watched(**vars(load(str(image_folder))))
+    first = validation.scan(dataset)
     assert len(looked_at) == 40
     looked_at.clear()
-    assert scan.scan(source) == first
+    assert validation.scan(dataset) == first
     assert looked_at == []
     changed = image_folder / "lying" / "03.jpg"
     stamp = changed.stat()
@@ -210,24 +209,24 @@ def test_only_what_has_changed_is_looked_at_again(image_folder: pathlib.Path) ->
     content[-3] ^= 1
     changed.write_bytes(content)
     os.utime(changed, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    again = scan.scan(source)
+    again = validation.scan(dataset)
     assert looked_at == [3], "found though size and time of the last change are the same"
     assert again[3].digest != first[3].digest
 
 
 @pytest.mark.parametrize("damage", [b"", b'\0\xff"\n"', b"lying/00.jpg,x\n", b"a,b,c,d,e,f,g\n" * 3])
 def test_a_damaged_memory_is_forgotten(image_folder: pathlib.Path, damage: bytes) -> None:
-    source = load(str(image_folder))
-    first = scan.scan(source)
+    dataset = load(str(image_folder))
+    first = validation.scan(dataset)
     files = list(pathlib.Path(cache_folder(), "scans").iterdir())
     assert len(files) == 1
     files[0].write_bytes(damage)
-    assert scan.scan(source) == first
+    assert validation.scan(dataset) == first
 
 
 def test_without_a_cache_the_scan_works(image_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    assert len(scan.scan(load(str(image_folder)))) == 40
+    assert len(validation.scan(load(str(image_folder)))) == 40
 
 
 def test_an_interruption_does_not_wait_for_the_rest() -> None:
@@ -240,7 +239,7 @@ def test_an_interruption_does_not_wait_for_the_rest() -> None:
         time.sleep(0.05)
 
     with pytest.raises(KeyboardInterrupt):
-        scan.in_parallel(slow, range(2000), "")
+        validation.in_parallel(slow, range(2000), "")
     assert len(started) < 1000
 
 
@@ -250,9 +249,9 @@ def test_identical_images_in_two_classes_are_told_and_stay_in_one_part(
     (image_folder / "upright" / "copy.jpg").write_bytes((image_folder / "lying" / "00.jpg").read_bytes())
     (image_folder / "lying" / "copy.jpg").write_bytes((image_folder / "lying" / "01.jpg").read_bytes())
     gathered = examples.gather(resolved(TrainConfig(model="lenet5", data=str(image_folder))))
-    part = dict(zip(gathered.source.addresses, gathered.parts, strict=True))
-    assert part["upright/copy.jpg"] == part["lying/00.jpg"]
-    assert part["lying/copy.jpg"] == part["lying/01.jpg"]
+    split = dict(zip(gathered.dataset.addresses, gathered.splits, strict=True))
+    assert split["upright/copy.jpg"] == split["lying/00.jpg"]
+    assert split["lying/copy.jpg"] == split["lying/01.jpg"]
     told = capsys.readouterr().err
     assert "2 images are copies of others" in told
     assert "1 pair of identical images with different labels:\n  lying/00.jpg and upright/copy.jpg" in told
@@ -262,16 +261,16 @@ def test_images_that_are_all_identical_are_an_error(image_folder: pathlib.Path) 
     content = (image_folder / "lying" / "00.jpg").read_bytes()
     for file in image_folder.rglob("*.jpg"):
         file.write_bytes(content)
-    with pytest.raises(UserError, match="part must hold images.*39 are copies that stay"):
+    with pytest.raises(UserError, match="split must hold images.*39 are copies that stay"):
         examples.gather(resolved(TrainConfig(model="lenet5", data=str(image_folder))))
 
 
 def test_images_in_memory_are_decoded_too() -> None:
-    source = load("digits")
-    records = source.records.copy()
+    dataset = load("digits")
+    records = dataset.records.copy()
     records[7] = records[7][:40]
-    damaged = type(source)("digits", source.addresses, records, source.labels, source.class_names, False)
-    found = scan.scan(damaged)
+    damaged = type(dataset)("digits", dataset.addresses, records, dataset.labels, dataset.class_names, False)
+    found = validation.scan(damaged)
     assert [i for i, inspection in enumerate(found) if inspection.problem] == [7]
     assert found[0].width == 8
 
@@ -296,10 +295,10 @@ def test_ten_thousand_classes(tmp_path: pathlib.Path) -> None:
         place.mkdir()
         (place / "a.png").write_bytes(content)
     start = time.process_time()
-    source = folder.load(str(tmp_path))
-    assert len(source.class_names) == 10_000
-    assert source.labels[-1] == 9_999
-    assert len(scan.usable(source, scan.scan(source), "fail")) == 10_000
+    dataset = folder.load(str(tmp_path))
+    assert len(dataset.class_names) == 10_000
+    assert dataset.labels[-1] == 9_999
+    assert len(validation.usable(dataset, validation.scan(dataset), "fail")) == 10_000
     with pytest.raises(UserError) as caught:
         examples.gather(resolved(TrainConfig(model="lenet5", data=str(tmp_path))))
     assert len(str(caught.value)) < 1000, "10,000 names in a message help nobody"

@@ -12,18 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from data.crew import ALONE, Crew
+from data.dataset import Dataset
 from data.decode import RULES, decode
-from data.header import Header, note_on_suffix, read_header
-from data.limits import LARGEST_BYTES, LARGEST_PIXELS, TOO_MANY_BYTES
-from data.memory import Memory, stamp_of_bytes, stamp_of_file
+from data.image_header import LARGEST_BYTES, LARGEST_PIXELS, TOO_MANY_BYTES, Header, note_on_suffix, read_header
 from data.names import printable, shortened
 from data.progress import progress
-from data.source import Source
+from data.scan_cache import ScanCache, stamp_of_bytes, stamp_of_file
 from errors import UserError
 
 # Above this many pixels only one image is decoded at a time, or 32 threads could take 10 gigabytes.
@@ -77,48 +76,48 @@ def inspect(encoded: bytes, name: str = "") -> Inspection:
     return Inspection(digest, "", "; ".join(notes), header.width, header.height)
 
 
-def scan(source: Source, crew: Crew = ALONE) -> list[Inspection]:
-    """Inspects every image of `source` in parallel; those that haven't changed since the last scan are remembered.
+def scan(dataset: Dataset, workers: Any = None) -> list[Inspection]:
+    """Inspects every image of `dataset` in parallel; those that haven't changed since the last scan are remembered.
 
     Args:
-        source: the images.
-        crew: the processes that inspect them together, each its share; each gets all inspections.
+        dataset: the images.
+        workers: inspect them together, each its share, and each gets all inspections; see `data.load`.
     """
-    memory = Memory(source.name, _RULES)
-    stamp = _stamper(source)
+    cache = ScanCache(dataset.name, _RULES)
+    stamp = _stamper(dataset)
 
     def look(share: Sequence[tuple[int, str, int]]) -> list[list]:
         numbers = [i for i, _, _ in share]
         stamps = in_parallel(stamp, numbers, "looking at files")
-        known = [_remembered(memory.get(address, s)) for (_, address, _), s in zip(share, stamps, strict=True)]
+        known = [_remembered(cache.get(address, s)) for (_, address, _), s in zip(share, stamps, strict=True)]
         missing = [i for i, inspection in zip(numbers, known, strict=True) if inspection is None]
-        fresh = iter(in_parallel(lambda i: _inspect_one(source, i), missing, "scanning images"))
+        fresh = iter(in_parallel(lambda i: _inspect_one(dataset, i), missing, "scanning images"))
         return [[s, *astuple(kept or next(fresh))] for s, kept in zip(stamps, known, strict=True)]
 
-    items = list(zip(range(len(source)), source.addresses, source.labels.tolist(), strict=True))
-    found = crew.share("images", items, look)
-    rows = [(address, *row) for address, row in zip(source.addresses, found, strict=True)]
-    if any(memory.get(address, s) is None for address, s, *_ in rows):
+    items = list(zip(range(len(dataset)), dataset.addresses, dataset.labels.tolist(), strict=True))
+    found = workers.share("images", items, look) if workers else look(items)
+    rows = [(address, *row) for address, row in zip(dataset.addresses, found, strict=True)]
+    if any(cache.get(address, s) is None for address, s, *_ in rows):
         # What can't be read today may be readable tomorrow without a trace on the file, as after a mount.
-        memory.keep((address, s, findings) for address, s, *findings in rows if findings[0])
+        cache.keep((address, s, findings) for address, s, *findings in rows if findings[0])
     return [Inspection(*findings) for _, _, *findings in rows]
 
 
-def _stamper(source: Source) -> Callable[[int], str]:
+def _stamper(dataset: Dataset) -> Callable[[int], str]:
     """From an image's index to what tells whether it has changed; empty when that can't be told."""
-    if not source.holds_paths:
-        return lambda i: stamp_of_bytes(source.records[i])
-    if source.spans is None:
-        return lambda i: stamp_of_file(source.records[i])
-    spans, of_shard = source.spans, functools.cache(stamp_of_file)
-    return lambda i: of_shard(source.records[i]) and f"{of_shard(source.records[i])} {spans[i, 0]} {spans[i, 1]}"
+    if not dataset.holds_paths:
+        return lambda i: stamp_of_bytes(dataset.records[i])
+    if dataset.spans is None:
+        return lambda i: stamp_of_file(dataset.records[i])
+    spans, of_shard = dataset.spans, functools.cache(stamp_of_file)
+    return lambda i: of_shard(dataset.records[i]) and f"{of_shard(dataset.records[i])} {spans[i, 0]} {spans[i, 1]}"
 
 
-def usable(source: Source, inspections: list[Inspection], on_bad_image: str) -> np.ndarray:
+def usable(dataset: Dataset, inspections: list[Inspection], on_bad_image: str) -> np.ndarray:
     """The indices of the images that can be trained on.
 
     Args:
-        source: the images.
+        dataset: the images.
         inspections: what `scan` said of them.
         on_bad_image: `fail` to stop at a bad image, `skip` to go on without it.
 
@@ -128,31 +127,31 @@ def usable(source: Source, inspections: list[Inspection], on_bad_image: str) -> 
     bad = [i for i, inspection in enumerate(inspections) if inspection.problem]
     if bad and on_bad_image == "fail":
         raise UserError(
-            f"Every image in {printable(source.name)} must be a whole JPEG, PNG, GIF or BMP of at most "
-            f"{LARGEST_PIXELS // 10**6} megapixels. {len(bad)} of {len(source)} can't be used:\n"
-            f"{list_bad(source, inspections)}\n"
-            "Mend or remove them, or pass --on_bad_image=skip to train without them."
+            f"Every image in {printable(dataset.name)} must be a whole JPEG, PNG, GIF or BMP of at most "
+            f"{LARGEST_PIXELS // 10**6} megapixels. {len(bad)} of {len(dataset)} can't be used:\n"
+            f"{list_bad(dataset, inspections)}\n"
+            "Mend or remove them, or pass `on_bad_image=skip` to train without them."
         )
-    good = np.setdiff1d(np.arange(len(source)), bad)
-    counts = np.bincount(source.labels[good], minlength=len(source.class_names))
-    lost = [name for name, count in zip(source.class_names, counts, strict=True) if count == 0]
+    good = np.setdiff1d(np.arange(len(dataset)), bad)
+    counts = np.bincount(dataset.labels[good], minlength=len(dataset.class_names))
+    lost = [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]
     if lost:
         raise UserError(f"Each class must have an image that can be used. Received none for: {shortened(lost)}.")
     return good
 
 
-def list_bad(source: Source, inspections: list[Inspection]) -> str:
+def list_bad(dataset: Dataset, inspections: list[Inspection]) -> str:
     """The first bad images, one a line with the reason, and how many more there are."""
-    lines = [f"  {a}: {i.problem}" for a, i in zip(source.addresses, inspections, strict=True) if i.problem]
+    lines = [f"  {a}: {i.problem}" for a, i in zip(dataset.addresses, inspections, strict=True) if i.problem]
     more = [f"  ... and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
     return printable("\n".join(lines[:_LISTED] + more))
 
 
-def list_odd(source: Source, inspections: list[Inspection]) -> str:
+def list_odd(dataset: Dataset, inspections: list[Inspection]) -> str:
     """What is unusual about usable images, one kind a line with its count and an example; empty when nothing is."""
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
-    for address, inspection in zip(source.addresses, inspections, strict=True):
+    for address, inspection in zip(dataset.addresses, inspections, strict=True):
         for note in filter(None, inspection.notes.split("; ")):
             counts[note] += 1
             example.setdefault(note, address)
@@ -191,14 +190,14 @@ def _decode_small(encoded: tf.Tensor) -> tf.Tensor:
     return decode(encoded, image_size=8)
 
 
-def _inspect_one(source: Source, index: int) -> Inspection:
+def _inspect_one(dataset: Dataset, index: int) -> Inspection:
     # The suffix of a file that holds many images says nothing about one of them.
-    is_file = source.holds_paths and source.spans is None
+    is_file = dataset.holds_paths and dataset.spans is None
     try:
-        problem = _not_to_be_opened(source.records[index]) if is_file else ""
+        problem = _not_to_be_opened(dataset.records[index]) if is_file else ""
         if problem:
             return Inspection("", problem)
-        return inspect(source.encoded(index), source.addresses[index] if is_file else "")
+        return inspect(dataset.encoded(index), dataset.addresses[index] if is_file else "")
     except (OSError, tf.errors.OpError):
         return Inspection("", _UNREADABLE)
 
