@@ -21,7 +21,7 @@ import models
 from errors import UserError
 from evaluation import prediction_rows
 from models import saved_models, weights
-from tests.data.test_scan import GOOD
+from tests.data.test_validation import GOOD
 from tests.reliability import mutants
 
 PRICE = 1 << 30  # Bytes that a hostile file may cost at most; it asks for many times more.
