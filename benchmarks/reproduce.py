@@ -76,11 +76,20 @@ def main(argv: list[str]) -> None:
         raise errors.UserError(f"--only must name recipes in {_RECIPES}. Received: {', '.join(unknown)}.")
     into = pathlib.Path(flags.FLAGS.into)
     measured = Measured(into / "recipes" / "measured.json")
+    _name_all(measured)
     for number, name in enumerate(names):
         print(f"[{number + 1}/{len(names)}] {name}", flush=True)
         measured.add(_run_recipe(name), flags.FLAGS.scale, flags.FLAGS.hardware)
         _write(into, measured)
     print(f"Written: {into / 'RESULTS.md'}")
+
+
+def _name_all(measured: Measured) -> None:
+    """Gives every recipe a row, so that the table doesn't keep quiet about any."""
+    scale = flags.FLAGS.scale
+    for name in sorted(path.stem for path in _RECIPES.glob("*.flags")):
+        if name not in measured.rows(scale):
+            measured.add(Outcome(name, command_of(name, scale), reason="not run yet"), scale, None)
 
 
 def command_of(name: str, scale: str) -> str:
