@@ -55,17 +55,13 @@ def preprocessing(mode: str, shape: tuple[int, int, int]) -> keras.Model:
     known = MODES[mode]
     # Under mixed precision the subtraction of the mean would lose the low bits.
     pixels = keras.Input(shape, name="pixels", dtype="float32")
-    # Squares of float32 numbers: their square roots are then these numbers exactly.
-    variance = [float(np.float32(scale)) ** 2 for scale in known.scale]
-    is_per_channel = len(known.mean) > 1
-    normalization = layers.Normalization(
-        axis=-1 if is_per_channel else None,
-        mean=list(known.mean) if is_per_channel else known.mean[0],
-        variance=variance if is_per_channel else variance[0],
+    rescaling = layers.Rescaling(
+        scale=[1 / scale for scale in known.scale],
+        offset=[-mean / scale for mean, scale in zip(known.mean, known.scale, strict=True)],
         dtype="float32",
-        name="normalization",
+        name="rescaling",
     )
-    outputs = normalization(pixels[..., ::-1] if known.bgr else pixels)
+    outputs = rescaling(pixels[..., ::-1] if known.bgr else pixels)
     return _with_stable_names(keras.Model(pixels, outputs, name="preprocessing"))
 
 

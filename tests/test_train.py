@@ -72,17 +72,22 @@ def test_every_printed_command_can_be_pasted(tmp_path: pathlib.Path) -> None:
     assert hint
     evaluated = bash(hint[1], tmp_path)
     assert evaluated.returncode == 0 and (run_dir / "report" / "index.html").is_file(), evaluated.stderr
-    (run_dir / "model.keras").unlink()
+    # As after a kill in the first epoch.
+    shutil.rmtree(run_dir / "checkpoint")
+    for name in ("model.keras", "history.csv", "test.json"):
+        (run_dir / name).unlink()
     refused = run("evaluate.py", "--run=cats & 'dogs'", folder=tmp_path, expected=2)
     hint = re.search("Go on with it by `(.*)`", refused.stderr)
-    assert hint
+    assert hint, refused.stderr
     resumed = bash(hint[1], tmp_path)
-    assert resumed.returncode == 2 and "The run in cats & 'dogs' has finished" in resumed.stderr
+    assert resumed.returncode == 0 and "Test: accuracy" in resumed.stdout, resumed.stderr
 
 
-def test_a_run_that_is_not_there_is_looked_for_where_the_user_said(tmp_path: pathlib.Path) -> None:
-    result = run("train.py", "--resume", "--run_dir=nope", folder=tmp_path, expected=2)
-    assert "--run_dir=nope" in result.stderr and "--run=" not in result.stderr
+def test_resume_starts_a_run_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    flags = ["--resume", "--run_dir=nope", "--model=lenet5", "--data=photos/"]
+    result = run("train.py", *flags, folder=tmp_path, expected=2)
+    assert "nope holds no run yet; starting one." in result.stdout
+    assert "photos/, which doesn't exist" in result.stderr and "--run=" not in result.stderr
 
 
 @pytest.mark.slow

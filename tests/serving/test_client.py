@@ -224,8 +224,7 @@ def test_addresses() -> None:
     connecting.check_address("https://example.org:443", is_rest=True)
 
 
-def test_large_files_are_batched_by_size(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_MOST_BYTES_A_REQUEST", 100)
+def test_large_files_are_batched_by_size(tmp_path: pathlib.Path) -> None:
     paths = []
     for i, mebibytes in enumerate((19, 19, 10, 3, 64, 1)):
         path = tmp_path / str(i)
