@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 # Words in the names of columns, JSON keys and outputs that mean the same in the old file and the new one.
-RENAMED = {"part": "split", "parts": "splits", "image": "image", "images": "images"}
+RENAMED = {"part": "split", "parts": "splits", "picture": "image", "pictures": "images"}
 _MOST_SHOWN = 5
 
 

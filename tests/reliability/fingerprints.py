@@ -128,7 +128,7 @@ def _run(folder: pathlib.Path, name: str, needed: list[concurrent.futures.Future
             train = [*train, "--resume"] if "--resume" not in train else train
     _call(train, folder, name)
     _call(["evaluate.py", f"--run={run}"], folder, name)
-    _call(["predict.py", f"--run={run}", "--format=csv", "--top_k=2", str(folder / "photos")], folder, name)
+    _call(["predict.py", f"--run={run}", "--format=csv", str(folder / "photos")], folder, name)
     _call(["export.py", f"--run={run}"], folder, name)
 
 
