@@ -61,11 +61,6 @@ def _lowest(run_dir: str) -> Kept:
     return min(rows, key=lambda row: row.loss, default=Kept(float("inf")))
 
 
-def kept_loss(run_dir: str) -> float:
-    """The validation loss of model.keras; infinite when there is none."""
-    return kept(run_dir).loss
-
-
 def restore(run_dir: str, model: keras.Model, name: str) -> None:
     """Gives `model`, the network `name` of the registry, the weights of model.keras; all other state stays.
 

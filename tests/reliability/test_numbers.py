@@ -133,11 +133,11 @@ def test_a_worse_epoch_after_a_resume_does_not_replace_a_better_model(tmp_path: 
     """The model is saved more often than the checkpoint (keras#17012)."""
     model = _fitted()
     best.keep(str(tmp_path), model, 0.25)
-    assert best.kept_loss(str(tmp_path)) == 0.25
-    assert best.kept_loss(str(tmp_path / "nowhere")) == math.inf
+    assert best.kept(str(tmp_path)).loss == 0.25
+    assert best.kept(str(tmp_path / "nowhere")).loss == math.inf
     model.save(tmp_path / "model.keras")
     (tmp_path / "history.csv").write_text("epoch,val_loss\n1,0.5\n2,0.375\n3,0.75\n")
-    assert best.kept_loss(str(tmp_path)) == 0.375, "without the comment, what history.csv says"
+    assert best.kept(str(tmp_path)).loss == 0.375, "without the comment, what history.csv says"
 
 
 def test_the_best_value_survives_a_resume_without_a_checkpoint(
@@ -152,7 +152,7 @@ def test_the_best_value_survives_a_resume_without_a_checkpoint(
         raise_at_epoch_end(patch, 3, Killed())
         train(wanted, command="")
     run_dir = wanted.run_dir or ""
-    kept = best.kept_loss(run_dir)
+    kept = best.kept(run_dir).loss
     # As if the epoch had been a lucky one, which another run of it does not reach again.
     best.keep(run_dir, Run.open(run_dir).load_model(), kept / 2)
     lucky = pathlib.Path(run_dir, "model.keras").read_bytes()

@@ -51,7 +51,7 @@ def test_from_training_to_prediction_without_a_local_path(remote_photos: str, tm
     kept = {"config.json", "curves.png", "history.csv", "labels.txt", "model.keras", "splits.csv", "test.json"}
     assert {name.rstrip("/") for name in tf.io.gfile.listdir(run.path)} == kept | {"checkpoint"}
     lowest = min(float(row["val_loss"]) for row in run.history())
-    assert best.kept_loss(run.path) == pytest.approx(lowest, abs=1e-6)
+    assert best.kept(run.path).loss == pytest.approx(lowest, abs=1e-6)
 
     run, model = Run.open(run.path), Run.open(run.path).load_model()
     assessment = assess.assess(assess.own_test_split(run, "model.keras"), predictions.from_model(model, run.heads), 8)
