@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+import cli
 import errors
 import startup
-import wording
 
 if TYPE_CHECKING:
     from evaluation.assess import Assessment, Subject
@@ -56,7 +56,7 @@ def _check(positional: list[str]) -> None:
     if _COMPARE.value and (_RUN.value or _DATA.value or _EXPORT.value or len(positional) < 2):
         raise errors.UserError(
             "--compare takes two folders of runs or more, and none of --run, --data and --export. "
-            f"Received {wording.counted(len(positional), 'folder')}. Example: evaluate.py --compare runs/A runs/B."
+            f"Received {errors.counted(len(positional), 'folder')}. Example: evaluate.py --compare runs/A runs/B."
         )
     if not _COMPARE.value and not _RUN.value:
         raise errors.UserError("evaluate.py needs --run=FOLDER, or --compare RUN RUN ... Received neither.")
@@ -105,7 +105,7 @@ def _summary(assessment: Assessment) -> str:
     base = numbers["baseline"]
     noun = "image" if assessment.subject.is_own else "other image"
     paragraphs = [
-        f"Accuracy on {wording.counted(numbers['images'], noun)} of {numbers['images_of']}: "
+        f"Accuracy on {errors.counted(numbers['images'], noun)} of {numbers['images_of']}: "
         f"{tables.percent(numbers['accuracy'])} (95 % interval: {low} to {high}).\n"
         f'Always "{base["class"]}": {tables.percent(base["accuracy"])}.',
         tables.per_class(numbers),
@@ -128,4 +128,4 @@ def _compare(runs: list[Run]) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+import cli
 import errors
 import startup
 
@@ -75,4 +76,4 @@ def _publish(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

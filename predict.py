@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+import cli
 import errors
 import models
 import startup
@@ -61,4 +62,4 @@ def _predict(run: Run, paths: list[str]) -> Iterator[answers.Row]:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -11,9 +11,9 @@ import time
 
 from absl import flags
 
+import cli
 import errors
 import startup
-import wording
 from training import flags as training_flags
 from training.config import EXTENDABLE, TrainConfig, resolved
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
 
     run = train(config, command=shlex.join([os.path.basename(sys.executable), *sys.argv]))
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in run.test_metrics().items())
-    closer = wording.command("evaluate.py", f"--run={run.path}")
+    closer = errors.command("evaluate.py", f"--run={run.path}")
     print(f"Test: {metrics}.\nResults: {run.path}. Look closer with `{closer}`.")
 
 
@@ -86,4 +86,4 @@ def _new_run_dir(config: TrainConfig) -> str:
 
 
 if __name__ == "__main__":
-    errors.run(main, outlives_output=True)
+    cli.run(main, outlives_output=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-import errors
+import cli
 import startup
 
 _ROWS = flags.DEFINE_integer("rows", 1_281_167, "Number of images.", lower_bound=1)
@@ -72,4 +72,4 @@ def _peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -12,6 +12,7 @@ import tempfile
 
 from absl import flags
 
+import cli
 import errors
 import startup
 
@@ -135,4 +136,4 @@ def _some_images(data: str, folder: str, count: int | None) -> str:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

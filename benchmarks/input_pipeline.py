@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import flags
 
+import cli
 import errors
 import startup
 
@@ -207,4 +208,4 @@ def _enlarge(data: str, folder: str, count: int) -> str:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

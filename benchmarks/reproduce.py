@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from absl import flags
 
+import cli
 import errors
 from benchmarks import recipe_table
 from benchmarks.recipe_table import Measured, Outcome
@@ -178,4 +179,4 @@ def _run(name: str, seed: int, extra: list[str]) -> pathlib.Path | None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -16,7 +16,7 @@ import time
 
 from absl import flags
 
-import errors
+import cli
 import models
 import startup
 
@@ -161,4 +161,4 @@ def _reduce_seconds(team, size: int) -> float:  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

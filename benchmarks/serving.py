@@ -20,6 +20,7 @@ import requests
 import tensorflow as tf
 from absl import flags
 
+import cli
 import errors
 import models
 from benchmarks import local_server, table
@@ -239,4 +240,4 @@ def _servers(base: str) -> Iterator[tuple[str, tuple[str, str]]]:
 
 if __name__ == "__main__":
     define_flags()
-    errors.run(main)
+    cli.run(main)

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-import errors
+import cli
 import models
 import startup
 
@@ -140,4 +140,4 @@ def _forward_operations(name: str) -> float:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    errors.run(main)
+    cli.run(main)

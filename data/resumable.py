@@ -18,7 +18,7 @@ from typing import IO
 
 import numpy as np
 
-import wording
+import errors
 from data import claims
 from data.files import (
     GIVEN_UP_SECONDS,
@@ -92,7 +92,7 @@ def filling(folder: str, columns: Sequence[Column], rows: int) -> Iterator[Filli
             yield table
             table.save()
             if table.rows != rows:
-                needed = wording.counted(rows, "row")
+                needed = errors.counted(rows, "row")
                 raise UserError(
                     f"{printable(part)} is unfinished: it needs {needed}. Received: {table.rows:,}. "
                     "Run the same command again."

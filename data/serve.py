@@ -12,6 +12,7 @@ import threading
 
 from absl import flags
 
+import cli
 import errors
 import startup
 from data.service_address import host_and_port
@@ -72,4 +73,4 @@ def _port_taken(error: Exception) -> errors.UserError:
 
 
 if __name__ == "__main__":
-    errors.run(main, outlives_output=True)
+    cli.run(main, outlives_output=True)

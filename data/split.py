@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import wording
+import errors
 from data.dataset import Dataset
 from data.names import shortened
 from errors import UserError
@@ -111,7 +111,7 @@ def _check(dataset: Dataset, splits: np.ndarray, copies: int) -> None:
         if split == "train" and missing or not counts.any():
             raise UserError(
                 f"The {split} split must hold images{' of each class' if split == 'train' else ''}. Received none of: "
-                f"{shortened(missing)}, from {wording.counted(len(dataset), 'image')} in "
-                f"{wording.counted(len(dataset.class_names), 'class')}{_of_which_are_copies(copies)}. Add images "
+                f"{shortened(missing)}, from {errors.counted(len(dataset), 'image')} in "
+                f"{errors.counted(len(dataset.class_names), 'class')}{_of_which_are_copies(copies)}. Add images "
                 "(four of a class are the least) or change `train_fraction`, `val_fraction` and `test_fraction`."
             )

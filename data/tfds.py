@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-import wording
+import errors
 from data import tfrecords
 from data.dataset import Dataset, as_records
 from errors import UserError
@@ -70,7 +70,7 @@ def _find(tfds: Any, name: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-        meant = wording.suggestion(name, tfds.list_builders(with_community_datasets=False))
+        meant = errors.suggestion(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(
             "`data` must be a folder with one sub-folder per class, a .csv of path,label, a TensorFlow Datasets name "
             f"such as cats_vs_dogs or mnist, or digits. Received: {name}, which is no existing folder or file "

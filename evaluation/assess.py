@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-import wording
+import errors
 from data import load, validation
 from data.dataset import Dataset
 from data.image_header import Header, read_header
@@ -256,7 +256,7 @@ def _unknown(dataset: Dataset, known: dict[str, int], labels: np.ndarray) -> lis
         return []
     more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
     return [
-        f"Left out {(labels < 0).sum():,} of {wording.counted(len(labels), 'image')}: the run doesn't know their "
+        f"Left out {(labels < 0).sum():,} of {errors.counted(len(labels), 'image')}: the run doesn't know their "
         f"classes, {', '.join(unknown[:_LISTED])}{more}."
     ]
 
@@ -269,7 +269,7 @@ def _readable(dataset: Dataset) -> tuple[Dataset, list[str], list[str]]:
     if not good:
         raise UserError(f"{dataset.name} must hold a whole JPEG, PNG, GIF or BMP. Received none:\n{listed}")
     bad = len(dataset) - len(good)
-    notes = [f"Left out {wording.counted(bad, 'file')}, of which no image can be read:\n{listed}"] if bad else []
+    notes = [f"Left out {errors.counted(bad, 'file')}, of which no image can be read:\n{listed}"] if bad else []
     return dataset.take(np.asarray(good)), [inspections[i].digest for i in good], notes
 
 

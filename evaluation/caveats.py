@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import wording
+import errors
 
 # Half the width of the 95 % interval that a claim about accuracy should have at most, as a fraction.
 LARGEST_DOUBT = 0.025
@@ -53,7 +53,7 @@ def _on_size(model: dict[str, Any]) -> list[str]:
     if (high - low) / 2 <= LARGEST_DOUBT:
         return []
     wanted = max(images_for(model["accuracy"], LARGEST_DOUBT), model["images"] + 1)
-    images = wording.counted(model["images"], "image")
+    images = errors.counted(model["images"], "image")
     return [
         f"The test split is small: from {images} the accuracy is only known to lie between {100 * low:.1f} and "
         f"{100 * high:.1f} %. About {wanted:,} images would give ±{100 * LARGEST_DOUBT:g} points."

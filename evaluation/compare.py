@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-import wording
+import errors
 from data.files import make_folder, write_text
 from data.names import printable
 from errors import UserError
@@ -88,7 +88,7 @@ def _shared_images(runs: list[Run]) -> list[Split]:
             raise UserError(
                 "--compare needs runs with the same test images and classes. "
                 f"Received: {runs[0].path} with {len(splits[0])} and {run.path} with "
-                f"{wording.counted(len(split), 'test image')}, "
+                f"{errors.counted(len(split), 'test image')}, "
                 f"{len({address for address, _ in differing})} of them not shared. "
                 "Train them on the same --data with the same --val_fraction and --test_fraction."
             )
@@ -111,7 +111,7 @@ def _check_same_content(first: Run, run: Run, split: Split, other: Split) -> Non
     if differing:
         raise UserError(
             f"--compare needs runs with the same test images. Not the same in {first.config.data} and "
-            f"{run.config.data}: {wording.counted(len(differing), 'image')}, such as {printable(differing[0])}."
+            f"{run.config.data}: {errors.counted(len(differing), 'image')}, such as {printable(differing[0])}."
         )
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import importlib
 from typing import TYPE_CHECKING
 
-import wording
+import errors
 from errors import UserError
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def find(name: str) -> ModelSpec:
     if name not in REGISTRY:
         raise UserError(
             f"--model must be one of {', '.join(sorted(REGISTRY))}. Received: --model={name}."
-            f"{wording.suggestion(name, REGISTRY)}"
+            f"{errors.suggestion(name, REGISTRY)}"
         )
     return REGISTRY[name]
 

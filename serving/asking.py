@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import wording
+import errors
 from errors import UserError
 from serving.metadata import Metadata
 from serving.transport import BusyError, Columns, Transport, WaitedError, refused
@@ -84,7 +84,7 @@ def classify(transport: Transport, images: list[bytes], patience: Patience) -> l
     except (KeyError, ValueError, TypeError) as error:
         raise refused(transport.target, f"other outputs than expected ({error})") from error
     if len(answers) != len(images):
-        received = f"{wording.counted(len(answers), 'answer')} to {wording.counted(len(images), 'image')}"
+        received = f"{errors.counted(len(answers), 'answer')} to {errors.counted(len(images), 'image')}"
         raise refused(transport.target, received)
     return answers
 

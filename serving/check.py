@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+import cli
 import errors
 import startup
-import wording
 from data.progress import progress
 from errors import UserError
 from serving import asking, connecting
@@ -81,11 +81,11 @@ def compare(
 def report(differences: dict[str, float], tolerance: float) -> int:
     """Prints what `compare` found; 1 when a difference is above `tolerance`."""
     wrong = {address: value for address, value in differences.items() if not value <= tolerance}
-    print(f"{wording.counted(len(differences), 'test image')}, largest difference {max(differences.values()):.1e}")
+    print(f"{errors.counted(len(differences), 'test image')}, largest difference {max(differences.values()):.1e}")
     if not wrong:
         print(f"The server answers as the run does, within {tolerance:g}.")
         return 0
-    print(f"More than {tolerance:g}, in {wording.counted(len(wrong), 'image')}:")
+    print(f"More than {tolerance:g}, in {errors.counted(len(wrong), 'image')}:")
     for address in sorted(wrong, key=lambda address: -wrong[address])[:_LISTED]:
         print(f"  {address}: {'refused' if math.isinf(wrong[address]) else f'{wrong[address]:.1e}'}")
     return 1
@@ -124,4 +124,4 @@ def _difference(answer: asking.Answer, expected: np.ndarray) -> float:
 if __name__ == "__main__":
     define_flags()
     flags.adopt_module_key_flags(connecting)
-    errors.run(main)
+    cli.run(main)

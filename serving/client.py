@@ -13,7 +13,7 @@ from itertools import chain
 
 from absl import flags
 
-import errors
+import cli
 from data.image_header import LARGEST_BYTES, TOO_MANY_BYTES
 from data.progress import progress
 from errors import UserError
@@ -119,4 +119,4 @@ if __name__ == "__main__":
     define_flags()
     flags.adopt_module_key_flags(connecting)
     flags.adopt_module_key_flags(answers)
-    errors.run(main)
+    cli.run(main)

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import errors
 import models
-import wording
 from errors import UserError
 from training import flag_checks
 
@@ -204,7 +204,7 @@ def check_ranges(config: TrainConfig) -> None:
             received = getattr(config, item.name)
             raise UserError(
                 f"--{item.name} must be one of {', '.join(choices)}. Received: --{item.name}={received}."
-                f"{wording.suggestion(str(received), choices)}"
+                f"{errors.suggestion(str(received), choices)}"
             )
 
 

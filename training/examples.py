@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import data
-import wording
+import errors
 from data import split, validation
 from data.dataset import Dataset
 from data.names import printable
@@ -79,7 +79,7 @@ def gather(config: TrainConfig, workers: Any = None) -> Examples:
     skipped = [(a, i.problem) for a, i in zip(dataset.addresses, inspections, strict=True) if i.problem]
     if skipped:
         print(
-            f"Training without {len(skipped):,} of {wording.counted(len(dataset), 'file')}, no usable image:\n"
+            f"Training without {len(skipped):,} of {errors.counted(len(dataset), 'file')}, no usable image:\n"
             f"{validation.list_bad(dataset, inspections)}",
             file=sys.stderr,
         )
@@ -108,6 +108,6 @@ def _tell_of_copies(dataset: Dataset, digests: list[str]) -> None:
     if pairs:
         listed = printable("\n".join(pairs[:10]))
         print(
-            f"{wording.counted(len(pairs), 'pair')} of identical images with different labels:\n{listed}",
+            f"{errors.counted(len(pairs), 'pair')} of identical images with different labels:\n{listed}",
             file=sys.stderr,
         )

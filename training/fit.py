@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import keras
 
+import errors
 import models
-import wording
 from data import service
 from data.batches import Batches
 from data.names import printable, shortened
@@ -219,7 +219,7 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> 
 def _announcement(phase: Phase, trainee: keras.Model, num_images: int) -> str:
     """What is about to happen; Keras decides about XLA by itself and tells nobody."""
     what = {"head": "the head on a frozen backbone", "fine_tune": "everything, fine-tuned", "all": "everything"}
-    images = wording.counted(num_images, "image")
+    images = errors.counted(num_images, "image")
     falling = ", falling to 0 along half a cosine" if phase.schedule == "cosine" else ""
     return (
         f"Training {what[phase.name]}: epochs {phase.first_epoch + 1} to {phase.last_epoch}, {images}, "
@@ -273,7 +273,7 @@ def _fit(
     if stretch.first_step:
         print(
             f"Resuming epoch {stretch.first_epoch + 1} after step {stretch.first_step} of {train.steps_per_epoch}: "
-            f"{wording.counted(left, 'step')} left."
+            f"{errors.counted(left, 'step')} left."
         )
     trainee.fit(
         job.team.training(train, *stretch),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-import wording
+import errors
 from errors import UserError
 
 # Whether it is time, the signal that has come, and whether all know that it is time; see `training.agreement`.
@@ -96,7 +96,7 @@ class Signals:
         self.number = None
         return RunInterruptedError(
             f"Stopped by {signal.Signals(number).name} {place}. Go on with it by "
-            f"`{wording.command('train.py', '--resume', f'--run_dir={self._run_dir}')}`.",
+            f"`{errors.command('train.py', '--resume', f'--run_dir={self._run_dir}')}`.",
             number,
         )
 

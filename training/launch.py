@@ -17,6 +17,7 @@ from typing import Any
 
 from absl import flags
 
+import cli
 import errors
 from training import cluster
 
@@ -109,4 +110,4 @@ def _gpus_of_each(workers: int) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    cli.run(main)

@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 import data
+import errors
 import models
-import wording
 from data.batches import Batches
 from data.dataset import Dataset
 from data.files import read_text, write_text
@@ -128,7 +128,7 @@ class Run:
         if not tf.io.gfile.exists(self.file(MODEL)) and not self.history():
             raise UserError(
                 f"{self.path} has no {MODEL}: the run hasn't finished its first epoch. "
-                f"Go on with it by `{wording.command('train.py', '--resume', f'--run_dir={self.path}')}`."
+                f"Go on with it by `{errors.command('train.py', '--resume', f'--run_dir={self.path}')}`."
             )
         self.check_model()
         model = weights.load_trained(self.file(MODEL))

@@ -31,9 +31,9 @@ if "mnist_lenet5-seed0" in run.name and "--resume" not in sys.argv:
 """
 DRIVER = """
 import pathlib, sys
-import benchmarks.reproduce as driver, errors
+import benchmarks.reproduce as driver, cli
 driver._TRAIN = pathlib.Path(sys.argv.pop(1))
-errors.run(driver.main)
+cli.run(driver.main)
 """
 
 

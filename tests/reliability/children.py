@@ -92,7 +92,7 @@ def _child(config: TrainConfig, fate: Fate, log: str, cache: str) -> None:
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
 
-    import errors
+    import cli
     from training import fit
 
     _arm(fate)
@@ -101,7 +101,7 @@ def _child(config: TrainConfig, fate: Fate, log: str, cache: str) -> None:
     def main(argv: list[str]) -> None:
         fit.train(config if config.resume else resolved(config), command="")
 
-    sys.exit(errors.exits_with_message(main)([]))
+    sys.exit(cli.exits_with_message(main)([]))
 
 
 def before_each(point: str, act: Callable[[int], None]) -> None:

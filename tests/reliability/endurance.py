@@ -18,7 +18,8 @@ import psutil
 from absl import app, flags
 
 import models
-from errors import UserError, exits_with_message
+from cli import exits_with_message
+from errors import UserError
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _IMAGE_SIZE = 32

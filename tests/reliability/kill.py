@@ -24,7 +24,8 @@ from collections.abc import Iterator
 
 from absl import app, flags
 
-from errors import UserError, exits_with_message
+from cli import exits_with_message
+from errors import UserError
 from tests.reliability.fingerprint_items import weights
 from tests.reliability.power import Disk, mounted
 

@@ -20,7 +20,8 @@ from collections.abc import Callable
 import psutil
 from absl import app, flags
 
-from errors import UserError, exits_with_message
+from cli import exits_with_message
+from errors import UserError
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _HEADER_BYTES = 64

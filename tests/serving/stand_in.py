@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-import errors
+import cli
 from errors import UserError
 from models import saved_models
 from serving import wire
@@ -243,4 +243,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    errors.run(main, outlives_output=True)
+    cli.run(main, outlives_output=True)

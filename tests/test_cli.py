@@ -9,20 +9,20 @@ import sys
 
 import pytest
 
-import errors
+import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FULL = pathlib.Path("/dev/full")
 # Prints more than Python holds back, or less, and leaves a file at its end.
 SCRIPT = """
-import sys, errors
+import sys, cli
 def main(argv):
     for number in range({lines}):
         print("line", number)
     print("to stderr", file=sys.stderr)
     open(argv[1], "w").close()
     return 0
-errors.run(main{options})
+cli.run(main{options})
 """
 LONG, SHORT = 100_000, 3
 PROGRAMS = ["train.py", "evaluate.py", "predict.py", "export.py", "-m serving.client", "-m serving.check"]
@@ -91,7 +91,7 @@ def test_every_program_has_help_and_a_version(program: str) -> None:
     done = in_bash(f"{sys.executable} {program} -h")
     assert (done.returncode, done.stderr) == (0, "") and "\n  --" in done.stdout
     done = in_bash(f"{sys.executable} {program} --version")
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"darkroom {errors.VERSION}\n")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"darkroom {cli.VERSION}\n")
 
 
 def test_help_into_a_closed_pipe() -> None:
