@@ -15,7 +15,8 @@ import cli
 import errors
 import startup
 from training import flags as training_flags
-from training.config import EXTENDABLE, TrainConfig, resolved
+from training.config import CONFIG, EXTENDABLE, TrainConfig
+from training.resolve import resolved
 
 training_flags.define()
 flags.adopt_module_key_flags(training_flags)
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
     config = _config()
     # TensorFlow takes seconds to import; a wrong flag should be answered before that.
     startup.load_tensorflow()
-    from training.fit import train
+    from training.trainer import train
 
     run = train(config, command=shlex.join([os.path.basename(sys.executable), *sys.argv]))
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in run.test_metrics().items())
@@ -48,11 +49,11 @@ def _config() -> TrainConfig:
 
 def _has_begun(run_dir: str) -> bool:
     if "://" not in run_dir:
-        return os.path.exists(os.path.join(run_dir, "config.json"))
+        return os.path.exists(os.path.join(run_dir, CONFIG))
     startup.load_tensorflow()
     import tensorflow as tf
 
-    return tf.io.gfile.exists(os.path.join(run_dir, "config.json"))
+    return tf.io.gfile.exists(os.path.join(run_dir, CONFIG))
 
 
 def _stored(run_dir: str) -> TrainConfig:

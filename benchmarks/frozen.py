@@ -53,8 +53,9 @@ def main(argv: list[str]) -> None:
 
 def _ours(data: str, weights: str, folder: str, *, forget: bool) -> None:
     """A whole training as train.py does it: scan, split, features, head, test, files."""
-    from training.config import TrainConfig, resolved
-    from training.fit import train
+    from training.config import TrainConfig
+    from training.resolve import resolved
+    from training.trainer import train
 
     os.environ["XDG_CACHE_HOME"] = os.path.join(folder, "cache")
     run_dir = os.path.join(folder, "run")

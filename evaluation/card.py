@@ -7,7 +7,7 @@ from data.files import write_text
 from evaluation import pages, tables
 from evaluation.assess import Assessment
 from evaluation.report import measured, split_counts
-from training import best
+from training import best_model
 
 FILE = "README.md"
 
@@ -34,7 +34,7 @@ def text(assessment: Assessment) -> str:
         config=run.config,
         heads=measured(assessment),
         spec=models.find(run.config.model),
-        kept=best.kept(run.path),
+        kept=best_model.kept(run.path),
         history=run.history(),
         details=run.details(),
         counts={split: int(values.sum()) for split, values in split_counts(run).items()},

@@ -17,7 +17,8 @@ from data.names import printable
 from errors import UserError
 from evaluation import metrics, pages, plots, svg, tables
 from evaluation.predictions import Predictions, answering, from_model
-from training.run import Run, Split, write_json
+from training.run import Run, Split
+from training.run_files import write_json
 
 _WARM_UP_CALLS = 3
 _TIMED_CALLS = 20

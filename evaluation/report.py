@@ -14,10 +14,11 @@ from data.files import make_folder, write_text
 from data.names import printable
 from evaluation import exhibits, pages, plots, svg
 from evaluation.assess import Assessment
-from training import best
+from training import best_model
 from training.curves import draw_curves
 from training.heads import FurtherHead, further
-from training.run import Run, write_json
+from training.run import Run
+from training.run_files import write_json
 
 _MOST_CONFUSED = 12
 _MOST_IN_ORDER = 10
@@ -98,7 +99,7 @@ def _page(assessment: Assessment, model: keras.Model) -> str:
         augmented=exhibits.augmented(assessment.train, run.config.augment, run.config.seed),
         counts={split: int(values.sum()) for split, values in split_counts(run).items()},
         formats=_formats(assessment),
-        kept=best.kept(run.path),
+        kept=best_model.kept(run.path),
     )
 
 
@@ -127,7 +128,7 @@ def _figures(assessment: Assessment) -> dict[str, svg.Markup]:
     for head in measured(assessment):
         figures[head.title] = head.figure(predictions.targets[head.name], predictions.answers)
     if history := run.history():
-        figures["Learning curves"] = draw_curves(history, best.kept(run.path).epoch)
+        figures["Learning curves"] = draw_curves(history, best_model.kept(run.path).epoch)
     return {name: svg.from_figure(figure, name) for name, figure in figures.items()}
 
 

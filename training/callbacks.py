@@ -10,11 +10,11 @@ import keras
 import numpy as np
 
 from errors import UserError
-from training import best, checkpoint
+from training import best_model, checkpoint
 from training.checkpoint import Progress
 from training.interruption import Agree, Signals, alone
-from training.run import write_history
-from training.transfer import Phase, learning_rate_at
+from training.phases import Phase, learning_rate_at
+from training.run_files import write_history
 
 
 class StopAtNonFinite(keras.callbacks.Callback):
@@ -125,7 +125,7 @@ class Recorder(keras.callbacks.Callback):
             progress.epochs_without_gain += 1
         if loss < progress.best_loss:
             progress.best_loss, progress.best_epoch = loss, epoch + 1
-            best.keep(self._run_dir, self._whole, loss, epoch + 1)
+            best_model.keep(self._run_dir, self._whole, loss, epoch + 1)
 
 
 class Checkpointer(keras.callbacks.Callback):

@@ -21,7 +21,7 @@ import tensorflow as tf
 from data import files
 from data.files import make_folder, replacing
 from errors import UserError
-from training.run import CHECKPOINT
+from training.run_files import CHECKPOINT
 
 _STATE = "state.npz"
 _PROGRESS = "progress"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import errors
 import models
 from errors import UserError
-from training import flag_checks
 
-LEARNING_RATE_FROM_SCRATCH = 1e-4
-LEARNING_RATE_HEAD = 1e-3
+# Of the file in a run folder that holds it.
+CONFIG = "config.json"
+
 LEARNING_RATE_FINE_TUNING = 1e-5
 
 # What a resume may change: when to end, which no step before it depends on.
@@ -42,7 +41,8 @@ def _several_heads() -> dict[str, models.ModelSpec]:
     return {name: spec for name, spec in models.REGISTRY.items() if len(spec.heads) > 1}
 
 
-def _default_loss_weights(spec: models.ModelSpec) -> str:
+def default_loss_weights(spec: models.ModelSpec) -> str:
+    """The weights of its heads, as `--loss_weights` takes them."""
     return ",".join(f"{head}={weight:g}" for head, weight in zip(spec.heads, spec.loss_weights, strict=True))
 
 
@@ -120,7 +120,7 @@ class TrainConfig:
     loss_weights: str | None = _flag(
         None,
         "For a model with several heads: the weight of each head's loss, NAME=WEIGHT,... Default: "
-        + "; ".join(f"{_default_loss_weights(spec)} ({name})" for name, spec in _several_heads().items())
+        + "; ".join(f"{default_loss_weights(spec)} ({name})" for name, spec in _several_heads().items())
         + ".",
     )
     early_stopping: int = _flag(0, "Stop a phase after this many epochs without a better validation loss. 0: never.")
@@ -154,36 +154,7 @@ class TrainConfig:
     def parsed_loss_weights(self) -> dict[str, float]:
         """`loss_weights` as a mapping from head to weight, the model's own where they are not given."""
         given = self.loss_weights
-        return _parse_loss_weights(_default_loss_weights(models.find(self.model)) if given is None else given)
-
-
-def resolved(config: TrainConfig) -> TrainConfig:
-    """Fills in the defaults that depend on other flags, and checks everything that needs no file.
-
-    Raises:
-        UserError: a value is outside its range, or two flags contradict each other.
-    """
-    spec = models.find(config.model)
-    check_ranges(config)
-    weights = config.weights if config.weights is not None else "imagenet" if spec.weights else "none"
-    config = dataclasses.replace(config, weights=weights, image_size=config.image_size or spec.image_size)
-    models.check_image_size(config.model, config.image_size or 0)
-    flag_checks.check(config)
-    _check_loss_weights(config, spec)
-    if config.loss_weights is None and len(spec.heads) > 1:
-        config = dataclasses.replace(config, loss_weights=_default_loss_weights(spec))
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package tensorboard. Install it by `pip install -e .[tensorboard]`.")
-    if config.resume and not config.run_dir:
-        raise UserError("--resume needs the folder of the run to go on with. Pass --run_dir=FOLDER.")
-    rate = config.learning_rate or _default_learning_rate(config)
-    return dataclasses.replace(config, learning_rate=rate, cache="none" if config.data_service else config.cache)
-
-
-def _default_learning_rate(config: TrainConfig) -> float:
-    if config.freeze:
-        return LEARNING_RATE_HEAD
-    return LEARNING_RATE_FINE_TUNING if config.pretrained else LEARNING_RATE_FROM_SCRATCH
+        return _parse_loss_weights(default_loss_weights(models.find(self.model)) if given is None else given)
 
 
 def check_ranges(config: TrainConfig) -> None:
@@ -208,13 +179,6 @@ def check_ranges(config: TrainConfig) -> None:
             )
 
 
-def _check_loss_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
-    weights = config.parsed_loss_weights
-    if len(spec.heads) > 1 and set(weights) != set(spec.heads):
-        wanted = ",".join(f"{head}=WEIGHT" for head in spec.heads)
-        raise UserError(f"--loss_weights must be {wanted}. Received: --loss_weights={config.loss_weights}.")
-
-
 def _parse_loss_weights(text: str) -> dict[str, float]:
     pairs = re.findall(r"(\w+)=([0-9.eE+-]+)(?:,|$)", text)
     try:
@@ -222,7 +186,7 @@ def _parse_loss_weights(text: str) -> dict[str, float]:
     except ValueError:
         weights = {}
     if not weights or ",".join(f"{name}={weight}" for name, weight in pairs) != text or min(weights.values()) < 0:
-        example = _default_loss_weights(next(iter(_several_heads().values())))
+        example = default_loss_weights(next(iter(_several_heads().values())))
         raise UserError(
             "--loss_weights must be NAME=WEIGHT pairs with a comma between them and weights of 0 or more, such as "
             f"{example}. Received: --loss_weights={text}."

@@ -1,4 +1,4 @@
-"""What stays the same over all phases of a training, and what each of them is fitted on."""
+"""What stays the same over all phases of a training, and the batches that each of them is fitted on."""
 
 from __future__ import annotations
 
@@ -13,98 +13,99 @@ import models
 from data.batches import Batches
 from data.cache import keep_decoded
 from models.layers import frozen
-from training import features, transfer
+from training import features
 from training.agreement import Agreement
 from training.config import TrainConfig
 from training.distribution import Distribution
 from training.examples import Examples
 from training.heads import Objective
 from training.interruption import Pause, Signals
-from training.transfer import Phase
+from training.phases import Phase
+from training.run import Run
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training."""
+    """One training.
+
+    Attributes:
+        config: its flags.
+        run: its folder.
+        examples: the images and their splits.
+        objective: makes the targets.
+        model: the whole network.
+        distribution: the devices that train together.
+        signals: stop it where it can be resumed.
+    """
 
     config: TrainConfig
-    run_dir: str
+    run: Run
     examples: Examples
     objective: Objective
     model: keras.Model
-    team: Distribution
+    distribution: Distribution
     signals: Signals
 
-    @property
-    def checkpoint_seconds(self) -> float:
-        """How much time a kill may cost."""
-        return 60 * self.config.checkpoint_minutes
+    def inputs(self, phase: Phase) -> tuple[keras.Model, Batches, Batches]:
+        """The model to fit in `phase`, and the batches to train and to validate it on.
 
-    def batches(self, split: str) -> tuple[Batches, list[str]]:
+        They are of images; or, where a frozen backbone always gives the same for an image, of its features.
+        """
+        if not phase.is_frozen:
+            return self.model, *self._decoded
+        if self.config.augment != "none" and not self.config.augmented_views:
+            return frozen(self.model), *self._decoded
+        views = tuple(range(self.config.augmented_views)) or (None,)
+        front, rest = self._halves
+        train = self._features(front, "train", "features for training", views=views)
+        return rest, train, self._features(front, "val", "features for validation")
+
+    def test_inputs(self, model: keras.Model, phase: Phase) -> tuple[keras.Model, Batches]:
+        """What to evaluate of the trained `model`, whose last phase was `phase`, and the batches of the test split."""
+        if not phase.is_frozen:
+            return model, dataclasses.replace(self._images("test")[0], service=None)
+        # The backbone has stayed as it was, so the features of the network in memory are those of `model`.
+        return features.cut(model)[1], self._features(self._halves[0], "test", "features for testing")
+
+    def _images(self, split: str) -> tuple[Batches, list[str]]:
         """The images of one split, to be decoded, and their digests."""
         dataset, digests = self.examples.split(split)
-        config = self.config
         batches = Batches(
             dataset,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            image_size=config.image_size or 0,
-            channels=models.find(config.model).channels,
-            augment=config.augment,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            image_size=self.config.image_size or 0,
+            channels=models.find(self.config.model).channels,
+            augment=self.config.augment,
             targets=self.objective.targets,
-            service=config.data_service,
+            service=self.config.data_service,
         )
         return batches, digests
 
     @functools.cached_property
-    def decoded(self) -> tuple[Batches, Batches]:
+    def _decoded(self) -> tuple[Batches, Batches]:
         """The images to train and to validate on, decoded once for all phases."""
         # Every worker decodes for itself, or finds what it needs; there is nothing to agree on.
-        is_due = Pause(self.signals, self.checkpoint_seconds)
-        train, val = (keep_decoded(*self.batches(split), self.config.cache, is_due) for split in ("train", "val"))
+        is_due = Pause(self.signals, self._checkpoint_seconds)
+        train, val = (keep_decoded(*self._images(split), self.config.cache, is_due) for split in ("train", "val"))
         return train, val
-
-    def trainee_and_batches(self, phase: Phase) -> tuple[keras.Model, Batches, Batches]:
-        """The model to fit and what to fit and validate it on.
-
-        That is pixels, or features where a frozen backbone always gives the same.
-        """
-        if not phase.is_frozen or (self.config.augment != "none" and not self.config.augmented_views):
-            return (self._frozen if phase.is_frozen else self.model), *self.decoded
-        train = self._features("train", "features for training", views=transfer.views(self.config))
-        return self._halves[1], train, self._features("val", "features for validation")
-
-    @functools.cached_property
-    def _frozen(self) -> keras.Model:
-        return frozen(self.model)
 
     @functools.cached_property
     def _halves(self) -> tuple[features.Front, keras.Model]:
         return features.cut(self.model)
 
-    def _features(self, split: str, title: str, **how: Any) -> Batches:
+    def _features(self, front: features.Front, split: str, title: str, **how: Any) -> Batches:
+        agreement = Agreement(self.distribution, self._checkpoint_seconds)
         return features.compute(
-            self._halves[0],
-            *self.batches(split),
+            front,
+            *self._images(split),
             objective=self.objective,
             title=title,
-            team=self.team,
-            is_due=Pause(self.signals, self.checkpoint_seconds, Agreement(self.team, self.checkpoint_seconds)),
+            team=self.distribution,
+            is_due=Pause(self.signals, self._checkpoint_seconds, agreement),
             **how,
         )
 
-    def test(self, model: keras.Model) -> dict[str, float]:
-        """Loss and metrics of the trained `model` on the test split, by features where its backbone stayed frozen.
-
-        Then its backbone is that of the job's own model.
-        """
-        if transfer.phases(self.config)[-1].is_frozen:
-            _, model = features.cut(model)
-            batches = self._features("test", "features for testing")
-        else:
-            batches = dataclasses.replace(self.batches("test")[0], service=None)
-        self.team.compile(model, self.objective.compile_arguments)
-        metrics = model.evaluate(
-            self.team.evaluation(batches), steps=batches.steps_per_epoch, return_dict=True, verbose=0
-        )
-        return {name: float(value) for name, value in metrics.items()}
+    @property
+    def _checkpoint_seconds(self) -> float:
+        return 60 * self.config.checkpoint_minutes

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,17 +16,13 @@ import errors
 import models
 from data.batches import Batches
 from data.dataset import Dataset
-from data.files import read_text, write_text
 from data.names import printable, shortened
 from errors import UserError
 from models import weights
-from training import model_file, run_files
-from training.config import TrainConfig
+from training import best_model, run_files, run_record
+from training.config import CONFIG, TrainConfig
 from training.heads import Head, heads_of
-from training.run_files import SplitRow
-
-CONFIG, SPLITS, HISTORY, CURVES = "config.json", "splits.csv", "history.csv", "curves.png"
-MODEL, LABELS, TEST, CHECKPOINT = "model.keras", "labels.txt", "test.json", "checkpoint"
+from training.run_files import LABELS, MODEL, SPLITS, TEST, SplitRow
 
 
 @dataclass(frozen=True)
@@ -86,7 +78,7 @@ class Run:
                     f"Received: --run={path}, which has no {name}."
                 )
         names = run_files.read(os.path.join(path, LABELS), run_files.parse_labels)
-        run = cls(path, read_config(path), names)
+        run = cls(path, run_record.read_config(path), names)
         run._check_files()
         return run
 
@@ -117,7 +109,7 @@ class Run:
 
     def details(self) -> dict[str, Any]:
         """All of config.json: flags, versions, git commit, devices, command, parameters, seconds of training."""
-        return run_files.read(self.file(CONFIG), run_files.parse_config)
+        return run_files.read(self.file(CONFIG), run_record.parse)
 
     def load_model(self) -> keras.Model:
         """The network at its best epoch, not compiled.
@@ -132,12 +124,12 @@ class Run:
             )
         self.check_model()
         model = weights.load_trained(self.file(MODEL))
-        model_file.check_fits(self.file(MODEL), model, self.config, len(self.class_names))
+        best_model.check_fits(self.file(MODEL), model, self.config, len(self.class_names))
         return model
 
     def check_model(self) -> None:
         """Raises `UserError` unless model.keras is there, whole, and of this run."""
-        model_file.check_whole(self.file(MODEL), self._checksums)
+        best_model.check_whole(self.file(MODEL), self._checksums)
 
     def splits(self) -> list[SplitRow]:
         """Every image of the run with its class and split."""
@@ -185,52 +177,10 @@ class Run:
 
     def history(self) -> list[dict[str, str]]:
         """A dict for each finished epoch, numbers as text."""
-        return read_history(self.path)
+        return run_files.read_history(self.path)
 
     def test_metrics(self) -> dict[str, float]:
         """What test.json says; empty when the run hasn't finished."""
         if not tf.io.gfile.exists(self.file(TEST)):
             return {}
         return run_files.read(self.file(TEST), run_files.parse_metrics)
-
-
-def read_config(path: str) -> TrainConfig:
-    """The flags of the run in `path`, defaults filled in."""
-    return run_files.flags_of(run_files.read(os.path.join(path, CONFIG), run_files.parse_config))
-
-
-def recorded_checksums(path: str) -> dict[str, str]:
-    """Those of labels.txt and splits.csv in the config.json of the run in `path`; empty where it has none."""
-    file = os.path.join(path, CONFIG)
-    return json.loads(read_text(file)).get("sha256", {}) if tf.io.gfile.exists(file) else {}
-
-
-def write_json(path: str, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_splits(path: str, dataset: Dataset, splits: Iterable[str], digests: Iterable[str]) -> None:
-    """Writes splits.csv for the images of `dataset`, with the SHA-256 of each, into the run folder `path`."""
-    labels = (dataset.class_names[label] for label in dataset.labels)
-    rows = zip(dataset.addresses, labels, splits, digests, strict=True)
-    write_text(os.path.join(path, SPLITS), _as_csv([run_files.SPLIT_COLUMNS, *rows]))
-
-
-def write_history(path: str, history: list[dict[str, Any]]) -> None:
-    """Writes history.csv: a row per epoch, a column for each name that any row has."""
-    columns = list(dict.fromkeys(name for row in history for name in row))
-    rows = [[row.get(column, "") for column in columns] for row in history]
-    write_text(os.path.join(path, HISTORY), _as_csv([columns, *rows]))
-
-
-def read_history(path: str) -> list[dict[str, str]]:
-    """The rows of history.csv, numbers as text; empty before the first epoch has finished."""
-    file = os.path.join(path, HISTORY)
-    return run_files.read(file, run_files.parse_history) if tf.io.gfile.exists(file) else []
-
-
-def _as_csv(rows: Iterable[Iterable[Any]]) -> str:
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    return table.getvalue()

@@ -9,7 +9,8 @@ import pytest
 from data import folder, load
 from errors import UserError
 from training import examples
-from training.config import TrainConfig, resolved
+from training.config import TrainConfig
+from training.resolve import resolved
 from training.run import Run
 
 
@@ -127,7 +128,7 @@ def test_names_that_are_not_utf8_go_all_the_way(
     image_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     """Through listing, scan, split, splits.csv, labels.txt, config.json, and back to the pixels."""
-    from training.fit import train
+    from training.trainer import train
 
     names = odd_names(image_folder)
     (image_folder / "lying" / os.fsdecode(b"bad\xe9.jpg")).write_bytes(b"no image")

@@ -16,7 +16,8 @@ from data.validation import inspect
 from errors import UserError
 from tests.data import encoded
 from training import examples
-from training.config import TrainConfig, resolved
+from training.config import TrainConfig
+from training.resolve import resolved
 
 GOOD = {
     "JPEG": (encoded.jpeg(), "a.jpg", ""),

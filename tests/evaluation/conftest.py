@@ -10,9 +10,10 @@ import pytest
 from evaluation.assess import Assessment, assess, own_test_split
 from evaluation.predictions import from_model
 from tests.conftest import encode
-from training.config import TrainConfig, resolved
-from training.fit import train
+from training.config import TrainConfig
+from training.resolve import resolved
 from training.run import Run
+from training.trainer import train
 
 CLASSES = ("lying", "upright")
 

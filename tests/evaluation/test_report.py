@@ -15,14 +15,15 @@ import pytest
 import models
 from data.dataset import Dataset, as_records
 from data.image_header import Header
+from errors import UserError
 from evaluation import assess, card, metrics, report
 from evaluation.assess import Assessment, Subject
 from evaluation.predictions import Predictions
 from tests.conftest import encode
 from tests.evaluation.pages_read import Page, differing, sizes
-from training import run as runs
 from training.heads import heads_of
 from training.run import Run, Split
+from training.run_files import write_history, write_json, write_splits
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_other_images_are_matched_by_the_name_of_their_class(run: Run, tmp_path:
 def test_images_of_unknown_classes_only_are_refused(run: Run, image_folder: pathlib.Path) -> None:
     for name in ("lying", "upright"):
         (image_folder / name).rename(image_folder / name[:2])
-    with pytest.raises(runs.UserError, match="must have a class of the run: lying, upright.*Received: ly, up"):
+    with pytest.raises(UserError, match="must have a class of the run: lying, upright.*Received: ly, up"):
         assess.subject_in(run, str(image_folder), None, "model.keras")
 
 
@@ -148,11 +149,11 @@ def many_images(folder: pathlib.Path, classes: int, images: int) -> Assessment:
     image = encode(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8), "JPEG")
     dataset = Dataset("many", addresses, as_records([image] * images), labels, names, False)
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names))
-    runs.write_splits(str(folder), dataset, ["test"] * images, [""] * images)
-    runs.write_history(str(folder), [{"epoch": i, "phase": "all", "loss": 1 / i, "val_loss": 1 / i} for i in (1, 2)])
+    write_splits(str(folder), dataset, ["test"] * images, [""] * images)
+    write_history(str(folder), [{"epoch": i, "phase": "all", "loss": 1 / i, "val_loss": 1 / i} for i in (1, 2)])
     flags = {"model": "lenet5", "data": "many", "image_size": 16, "augment": "basic"}
     details = {"flags": flags, "command": "x", "parameters": 1, "versions": {}, "devices": [], "git_commit": None}
-    runs.write_json(str(folder / "config.json"), {**details, "training_seconds": 1.0})
+    write_json(str(folder / "config.json"), {**details, "training_seconds": 1.0})
     generator = np.random.default_rng(1)
     logits = generator.normal(size=(images, classes))
     logits[np.arange(images), labels] += 2

@@ -21,10 +21,11 @@ import keras
 import numpy as np
 
 from tests import witness
-from training.config import TrainConfig, resolved
+from training.config import TrainConfig
+from training.resolve import resolved
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["training.fit"])
+_CONTEXT.set_forkserver_preload(["training.trainer"])
 _LONGEST_SECONDS = 240
 # Where something can happen; each is printed when a training passes it.
 STEP, PREPARED, VALIDATED = "a training step", "a batch of features or pixels on disk", "a batch of the validation"
@@ -93,13 +94,13 @@ def _child(config: TrainConfig, fate: Fate, log: str, cache: str) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1)
 
     import cli
-    from training import fit
+    from training import trainer
 
     _arm(fate)
     exec(fate.code, {})
 
     def main(argv: list[str]) -> None:
-        fit.train(config if config.resume else resolved(config), command="")
+        trainer.train(config if config.resume else resolved(config), command="")
 
     sys.exit(cli.exits_with_message(main)([]))
 

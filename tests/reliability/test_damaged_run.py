@@ -22,7 +22,7 @@ from errors import UserError
 from evaluation import assess, compare, prediction_rows, predictions
 from serving import export
 from tests.evaluation.conftest import train_run, write_images
-from training import best, fit
+from training import best_model, trainer
 from training.run import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def copy(run: Run, tmp_path: pathlib.Path) -> pathlib.Path:
 def resume(path: str) -> None:
     """What `train.py --resume --run_dir=PATH` does, for a run that has not had its test yet."""
     config = dataclasses.replace(Run.open(path).config, resume=True, run_dir=path)
-    fit.train(config, command="")
+    trainer.train(config, command="")
 
 
 def evaluate(path: str) -> None:
@@ -113,7 +113,7 @@ def _kept(num_classes: int, checksums: dict[str, str]) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "config.json").write_text(json.dumps({"sha256": checksums}))
-        best.keep(folder, models.build("lenet5", num_classes, image_size=16), 0.1)
+        best_model.keep(folder, models.build("lenet5", num_classes, image_size=16), 0.1)
         return pathlib.Path(folder, "model.keras").read_bytes()
 
 

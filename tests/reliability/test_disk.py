@@ -27,11 +27,12 @@ from tests.reliability import children
 from tests.reliability.children import PREPARED, STEP, Fate
 from tests.reliability.conftest import TinyDisk
 from tests.reliability.test_kill import config, start_from
-from training import best, checkpoint, fit
+from training import best_model, checkpoint, trainer
 from training.checkpoint import Progress
-from training.config import resolved
 from training.curves import plot_curves
-from training.run import Run, write_history, write_json
+from training.resolve import resolved
+from training.run import Run
+from training.run_files import write_history, write_json
 
 Disk = Callable[[int], TinyDisk]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ def writers(place: str, model: keras.Model) -> dict[str, Callable[[int], None]]:
         "labels.txt": lambda n: write_text(f"{place}/labels.txt", f"{n}\n" * 50_000),
         "history.csv": lambda n: write_history(place, [{**ROW, "epoch": n}] * 1000),
         "curves.png": lambda n: plot_curves([{**ROW, "epoch": i} for i in range(n + 1)], f"{place}/curves.png"),
-        "model.keras": lambda n: best.keep(place, model, float(n)),
+        "model.keras": lambda n: best_model.keep(place, model, float(n)),
         "checkpoint": lambda n: checkpoint.save(place, Progress(epoch=n), model, model),
     }
 
@@ -107,7 +108,7 @@ witness.insert(witness.AtSteps(fill))
     code, log = children.train(dataclasses.replace(wanted, run_dir=place), Fate(code=fill))
     assert code == 2 and "Traceback" not in log, log
     assert "state.npz can't be written: the disk is full" in log and "goes on with --resume" in log
-    kept = best.kept(place).loss
+    kept = best_model.kept(place).loss
     assert kept == pytest.approx(float(Run.open(place).history()[0]["val_loss"]), abs=1e-6)
     weights.load_trained(os.path.join(place, "model.keras"))
     disk.drain()
@@ -258,5 +259,5 @@ def test_an_image_that_changes_while_it_is_needed(image_folder: pathlib.Path, ho
     changing = threading.Thread(target=change, daemon=True)
     changing.start()
     with pytest.raises(UserError, match="must stay as they are while a training reads them. Received: .*--resume"):
-        fit.train(resolved(wanted), command="")
+        trainer.train(resolved(wanted), command="")
     changing.join()

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import models
 from errors import UserError
 from training import flags as training_flags
-from training.config import TrainConfig, resolved
+from training.config import TrainConfig
+from training.resolve import resolved
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIELDS = {item.name: item for item in dataclasses.fields(TrainConfig)}

@@ -16,14 +16,14 @@ from errors import UserError
 from tests.conftest import encode, stripes
 from tests.reliability.test_kill import config
 from tests.witness import raise_at_epoch_end
-from training import best, checkpoint
+from training import best_model, checkpoint
 from training.callbacks import Checkpointer, StopAtNonFinite
 from training.checkpoint import Progress
-from training.fit import train
 from training.heads import Objective, make
 from training.interruption import Signals
+from training.phases import Phase
 from training.run import Run
-from training.transfer import Phase
+from training.trainer import train
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, value: float, at_step: int) -> None:
@@ -132,12 +132,12 @@ def test_images_of_one_color_train_without_nonsense(tmp_path: pathlib.Path) -> N
 def test_a_worse_epoch_after_a_resume_does_not_replace_a_better_model(tmp_path: pathlib.Path) -> None:
     """The model is saved more often than the checkpoint (keras#17012)."""
     model = _fitted()
-    best.keep(str(tmp_path), model, 0.25)
-    assert best.kept(str(tmp_path)).loss == 0.25
-    assert best.kept(str(tmp_path / "nowhere")).loss == math.inf
+    best_model.keep(str(tmp_path), model, 0.25)
+    assert best_model.kept(str(tmp_path)).loss == 0.25
+    assert best_model.kept(str(tmp_path / "nowhere")).loss == math.inf
     model.save(tmp_path / "model.keras")
     (tmp_path / "history.csv").write_text("epoch,val_loss\n1,0.5\n2,0.375\n3,0.75\n")
-    assert best.kept(str(tmp_path)).loss == 0.375, "without the comment, what history.csv says"
+    assert best_model.kept(str(tmp_path)).loss == 0.375, "without the comment, what history.csv says"
 
 
 def test_the_best_value_survives_a_resume_without_a_checkpoint(
@@ -152,9 +152,9 @@ def test_the_best_value_survives_a_resume_without_a_checkpoint(
         raise_at_epoch_end(patch, 3, Killed())
         train(wanted, command="")
     run_dir = wanted.run_dir or ""
-    kept = best.kept(run_dir).loss
+    kept = best_model.kept(run_dir).loss
     # As if the epoch had been a lucky one, which another run of it does not reach again.
-    best.keep(run_dir, Run.open(run_dir).load_model(), kept / 2)
+    best_model.keep(run_dir, Run.open(run_dir).load_model(), kept / 2)
     lucky = pathlib.Path(run_dir, "model.keras").read_bytes()
     run = train(dataclasses.replace(Run.open(run_dir).config, resume=True), command="")
     assert len(run.history()) == 3

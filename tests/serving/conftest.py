@@ -18,8 +18,10 @@ from serving.metadata import Metadata
 from serving.publish import publish
 from tests.conftest import encode, stripes
 from tests.serving import stand_in
-from training import run as runs
-from training.config import TrainConfig, resolved
+from training import run_files
+from training.config import CONFIG, TrainConfig
+from training.resolve import resolved
+from training.run import Run
 
 SIZE = 16
 CLASSES = ("lying", "upright")
@@ -86,20 +88,20 @@ def images() -> list[bytes]:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run folder of LeNet-5 on the digits; the weights are random, which serving doesn't mind."""
     path = tmp_path_factory.mktemp("runs") / "lenet5-digits"
     path.mkdir()
     keras.utils.set_random_seed(3)
     config = resolved(TrainConfig(model="lenet5", data="digits", weights="none", run_dir=str(path)))
     flags = dataclasses.asdict(config)
-    runs.write_json(
-        str(path / runs.CONFIG), {"flags": flags, "versions": {"keras": "3"}, "git_commit": "abc", "seed": 0}
+    run_files.write_json(
+        str(path / CONFIG), {"flags": flags, "versions": {"keras": "3"}, "git_commit": "abc", "seed": 0}
     )
     dataset = load("digits")
-    (path / runs.LABELS).write_text("".join(f"{name}\n" for name in dataset.class_names))
-    runs.write_splits(
+    (path / run_files.LABELS).write_text("".join(f"{name}\n" for name in dataset.class_names))
+    run_files.write_splits(
         str(path), dataset, ["test" if i % 30 == 0 else "train" for i in range(len(dataset))], [""] * len(dataset)
     )
-    models.build("lenet5", 10).save(path / runs.MODEL)
-    return runs.Run.open(str(path))
+    models.build("lenet5", 10).save(path / run_files.MODEL)
+    return Run.open(str(path))

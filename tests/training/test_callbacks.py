@@ -16,8 +16,8 @@ from training import checkpoint
 from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
 from training.interruption import RunInterruptedError, Signals
-from training.run import read_history
-from training.transfer import Phase
+from training.phases import Phase
+from training.run_files import read_history
 
 PHASE = Phase("all", 0, 5, 1e-3)
 

@@ -11,7 +11,8 @@ from absl import flags as absl_flags
 import models
 from errors import UserError
 from training import flags as training_flags
-from training.config import TrainConfig, resolved
+from training.config import TrainConfig
+from training.resolve import resolved
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -13,8 +13,9 @@ import pytest
 import models
 from errors import UserError
 from tests.conftest import write_photos
-from training import fit
-from training.config import TrainConfig, resolved
+from training import trainer
+from training.config import TrainConfig
+from training.resolve import resolved
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def flags(tmp_path: pathlib.Path) -> dict[str, str]:
 
 def refused(**given: object) -> str:
     with pytest.raises(UserError) as caught:
-        fit.train(resolved(TrainConfig(**given)), command="")  # type: ignore[arg-type]
+        trainer.train(resolved(TrainConfig(**given)), command="")  # type: ignore[arg-type]
     return str(caught.value)
 
 

@@ -23,9 +23,10 @@ from serving import answers, asking, export
 from tests.conftest import encode
 from tests.evaluation.pages_read import Page, differing
 from training import heads
-from training.config import TrainConfig, resolved
-from training.fit import train
+from training.config import TrainConfig
+from training.resolve import resolved
 from training.run import Run
+from training.trainer import train
 
 
 class AgeHead(heads.NumberHead):

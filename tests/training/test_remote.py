@@ -16,10 +16,11 @@ from evaluation import assess, card, prediction_rows, predictions, report
 from models import saved_models, weights
 from serving.export import export_run
 from tests.witness import raise_at_epoch_end
-from training import best
-from training.config import TrainConfig, resolved
-from training.fit import train
+from training import best_model
+from training.config import TrainConfig
+from training.resolve import resolved
 from training.run import Run
+from training.trainer import train
 
 ROOT = "ram://darkroom"
 
@@ -51,7 +52,7 @@ def test_from_training_to_prediction_without_a_local_path(remote_photos: str, tm
     kept = {"config.json", "curves.png", "history.csv", "labels.txt", "model.keras", "splits.csv", "test.json"}
     assert {name.rstrip("/") for name in tf.io.gfile.listdir(run.path)} == kept | {"checkpoint"}
     lowest = min(float(row["val_loss"]) for row in run.history())
-    assert best.kept(run.path).loss == pytest.approx(lowest, abs=1e-6)
+    assert best_model.kept(run.path).loss == pytest.approx(lowest, abs=1e-6)
 
     run, model = Run.open(run.path), Run.open(run.path).load_model()
     assessment = assess.assess(assess.own_test_split(run, "model.keras"), predictions.from_model(model, run.heads), 8)

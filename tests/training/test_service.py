@@ -16,9 +16,10 @@ from data import service
 from errors import UserError
 from tests.data.test_service import worker
 from tests.witness import raise_at_epoch_end
-from training.config import TrainConfig, resolved
-from training.fit import train
+from training.config import TrainConfig
+from training.resolve import resolved
 from training.run import Run
+from training.trainer import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # All images in one step, or the order in which the batches come would change the result.

@@ -13,8 +13,9 @@ from errors import UserError
 from tests.data import records
 from tests.data.encoded import jpeg
 from training import examples
-from training.config import TrainConfig, resolved
-from training.fit import train
+from training.config import TrainConfig
+from training.resolve import resolved
+from training.trainer import train
 
 
 def test_shards_and_memory_give_the_same_network(

@@ -15,8 +15,9 @@ import keras
 import tensorflow as tf
 
 import models
-from training.config import TrainConfig, resolved
-from training.fit import train
+from training.config import TrainConfig
+from training.resolve import resolved
+from training.trainer import train
 
 # 17 and 9 images over in the last step of an epoch, or 1 and 1: it can't be divided, or has fewer than devices.
 _DIGITS = {"data": "digits", "train_fraction": 0.1, "learning_rate": 1e-3, "epochs": 2}

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 
 import models
-from training import transfer
-from training.config import TrainConfig, resolved
+from training import phases
+from training.config import TrainConfig
 from training.heads import Objective, make
+from training.resolve import resolved
 
 
 def names(**given: object) -> list[tuple[str, int, int, float]]:
     config = resolved(TrainConfig(**given))  # type: ignore[arg-type]
-    return [(p.name, p.first_epoch, p.last_epoch, p.learning_rate) for p in transfer.phases(config)]
+    return [(p.name, p.first_epoch, p.last_epoch, p.learning_rate) for p in phases.phases(config)]
 
 
 def test_the_phases_follow_the_flags() -> None:
@@ -23,12 +24,12 @@ def test_the_phases_follow_the_flags() -> None:
     assert two == [("head", 0, 3, 1e-3), ("fine_tune", 3, 5, 1e-5)]
 
 
-@pytest.mark.parametrize("phase", transfer.phases(resolved(TrainConfig(freeze=True, fine_tune_epochs=1))))
-def test_what_changes_in_each_phase(phase: transfer.Phase) -> None:
+@pytest.mark.parametrize("phase", phases.phases(resolved(TrainConfig(freeze=True, fine_tune_epochs=1))))
+def test_what_changes_in_each_phase(phase: phases.Phase) -> None:
     """Frozen: nothing of the backbone, bit for bit. Fine-tuning: every weight, but no BatchNorm statistic."""
     keras.utils.set_random_seed(0)
     model = models.build("resnet18", 2, image_size=32, transfer=True)
-    transfer.enter(model, phase)
+    phases.enter(model, phase)
     model.compile(
         optimizer=keras.optimizers.Adam(1e-2), **Objective(make(("class",), ("a", "b"), {})).compile_arguments()
     )
@@ -47,14 +48,14 @@ def test_what_changes_in_each_phase(phase: transfer.Phase) -> None:
 
 
 def test_the_learning_rate_is_constant_or_falls_to_nothing() -> None:
-    phase = transfer.Phase("all", 0, 4, 1e-2)
-    assert float(transfer.optimizer(phase, 10).learning_rate) == pytest.approx(1e-2)
-    assert transfer.learning_rate_at(phase, 10, 39) == 1e-2
-    phase = transfer.Phase("all", 0, 4, 1e-2, "cosine")
-    optimizer = transfer.optimizer(phase, 10)
+    phase = phases.Phase("all", 0, 4, 1e-2)
+    assert float(phases.optimizer(phase, 10).learning_rate) == pytest.approx(1e-2)
+    assert phases.learning_rate_at(phase, 10, 39) == 1e-2
+    phase = phases.Phase("all", 0, 4, 1e-2, "cosine")
+    optimizer = phases.optimizer(phase, 10)
     rates = []
     for step in (0, 20, 40):
         optimizer.iterations.assign(step)
         rates.append(float(optimizer.learning_rate))
     assert rates == pytest.approx([1e-2, 5e-3, 0.0], abs=1e-8)
-    assert [transfer.learning_rate_at(phase, 10, step) for step in (0, 20, 40)] == pytest.approx(rates, abs=1e-8)
+    assert [phases.learning_rate_at(phase, 10, step) for step in (0, 20, 40)] == pytest.approx(rates, abs=1e-8)

@@ -1,18 +1,74 @@
-"""Whether model.keras is whole and belongs to its run."""
+"""model.keras: the best epoch's model together with its validation loss, in one file, so that no kill can part them."""
 
 from __future__ import annotations
 
 import json
+import os
 import zipfile
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 import models
+from data.files import replacing_from_local
+from models import weights
+from models.weights import local_copy
 from training.config import TrainConfig
 from training.heads import by_head
-from training.run_files import DamagedError, refusing
+from training.run_files import MODEL, DamagedError, read_history, refusing
+from training.run_record import recorded_checksums
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The epoch whose model is in model.keras.
+
+    Attributes:
+        loss: its validation loss; infinite when there is no model.
+        epoch: its number as in history.csv, counted from 1; None when there is no model.
+    """
+
+    loss: float
+    epoch: int | None = None
+
+
+def keep(run_dir: str, model: keras.Model, loss: float, epoch: int | None = None) -> None:
+    """Replaces model.keras; loss and epoch go along as the comment of the zip archive, which Keras skips.
+
+    So do the checksums of the run's labels.txt and splits.csv, by which the model of another run is told.
+
+    Raises:
+        UserError: the disk is full, or the place can't be written to.
+    """
+    with replacing_from_local(os.path.join(run_dir, MODEL)) as file:
+        model.save(file)
+        with zipfile.ZipFile(file, "a") as archive:
+            note = {"val_loss": loss, "epoch": epoch, "sha256": recorded_checksums(run_dir)}
+            archive.comment = json.dumps(note).encode()
+
+
+def kept(run_dir: str) -> Kept:
+    """Which epoch model.keras is of; it may be a later one than that of the last checkpoint.
+
+    What its comment doesn't say is that of the lowest loss of history.csv, which is written after it.
+    """
+    try:
+        with local_copy(os.path.join(run_dir, MODEL)) as file, zipfile.ZipFile(file) as archive:
+            note = _note(archive)
+        return Kept(float(note["val_loss"]), note.get("epoch") or _lowest(run_dir).epoch)
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError):
+        return _lowest(run_dir)
+
+
+def restore(run_dir: str, model: keras.Model, name: str) -> None:
+    """Gives `model`, the network `name` of the registry, the weights of model.keras; all other state stays.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    weights.load(model, name, os.path.join(run_dir, MODEL), include_head=True)
 
 
 def check_whole(path: str, checksums: dict[str, str]) -> None:
@@ -54,6 +110,11 @@ def check_fits(path: str, model: keras.Model, config: TrainConfig, num_classes: 
                 f"a model with {logits} logits and the heads {', '.join(heads)}, which do not fit the {num_classes} "
                 f"classes in labels.txt and the heads {', '.join(spec.heads)}"
             )
+
+
+def _lowest(run_dir: str) -> Kept:
+    rows = [Kept(float(row["val_loss"]), int(row["epoch"])) for row in read_history(run_dir)]
+    return min(rows, key=lambda row: row.loss, default=Kept(float("inf")))
 
 
 def _first_damaged(archive: zipfile.ZipFile, size: int) -> str | None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import math
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from importlib import metadata
 from typing import IO, Any
 
 import keras
@@ -20,14 +16,13 @@ import tensorflow as tf
 from data.files import explained, make_folder, remove_left_over, write_text
 from data.names import printable, shortened
 from errors import UserError
-from training import checkpoint
-from training.config import EXTENDABLE, TrainConfig
+from training import checkpoint, run_record
+from training.config import CONFIG, EXTENDABLE, TrainConfig
 from training.examples import Examples
-from training.run import CHECKPOINT, CONFIG, LABELS, MODEL, SPLITS, TEST, Run, write_json, write_splits
-from training.run_files import SCHEMA, SplitRow, checksums
+from training.run import Run
+from training.run_files import CHECKPOINT, LABELS, MODEL, SPLITS, TEST, SplitRow, write_json, write_splits
 
 _LOCK = ".lock"
-_PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 
 
 def check(config: TrainConfig) -> None:
@@ -68,12 +63,25 @@ def _check_takes_files(run_dir: str) -> None:
 
 
 @contextlib.contextmanager
-def start(config: TrainConfig, examples: Examples, model: keras.Model, command: str, found: list[str]) -> Iterator[str]:
-    """Makes the folder of a new run and records what it is.
+def opened(
+    config: TrainConfig, examples: Examples, model: keras.Model, command: str, devices: list[str]
+) -> Iterator[Run]:
+    """Makes the folder of a new run and records what it is, or opens that of the run to resume.
+
+    Args:
+        config: of the run.
+        examples: its images and splits.
+        model: its network.
+        command: the command line, for the record.
+        devices: what it is trained on, for the record.
 
     Raises:
-        UserError: the folder holds a run already, or can't be written to.
+        UserError: the folder can't be written to, holds a run already, or none that can be resumed.
     """
+    if config.resume:
+        with _reopened(config, examples, command) as run:
+            yield run
+        return
     run_dir = config.run_dir or ""
     is_new = not tf.io.gfile.isdir(run_dir)
     make_folder(run_dir)
@@ -82,11 +90,12 @@ def start(config: TrainConfig, examples: Examples, model: keras.Model, command: 
         try:
             write_splits(run_dir, examples.dataset, examples.splits, examples.digests)
             write_text(os.path.join(run_dir, LABELS), "".join(f"{name}\n" for name in examples.dataset.class_names))
-            write_json(os.path.join(run_dir, CONFIG), _record(config, run_dir, examples, model, command, found))
+            record = run_record.made(config, run_dir, examples, model, command, devices)
+            write_json(os.path.join(run_dir, CONFIG), record)
         except BaseException:
             _clear(run_dir, is_new)
             raise
-        yield run_dir
+        yield Run.open(run_dir)
 
 
 def _check_is_free(run_dir: str) -> None:
@@ -113,8 +122,8 @@ def _clear(run_dir: str, is_new: bool) -> None:
 
 
 @contextlib.contextmanager
-def reopen(config: TrainConfig, examples: Examples, command: str = "") -> Iterator[str]:
-    """Opens the folder of a run to go on with it, to where `config` says; that is recorded together with `command`.
+def _reopened(config: TrainConfig, examples: Examples, command: str) -> Iterator[Run]:
+    """Opens the folder of a run to resume it, up to where `config` says; that is recorded together with `command`.
 
     Raises:
         UserError: another process trains in it, it has finished and `config` doesn't want more, or its images have
@@ -135,7 +144,7 @@ def reopen(config: TrainConfig, examples: Examples, command: str = "") -> Iterat
             run.check_model()
         if changes:
             _extend(run, changes, command)
-        yield run.path
+        yield run
 
 
 def _changes(run: Run, config: TrainConfig) -> dict[str, Any]:
@@ -187,33 +196,6 @@ def finish(run: Run, metrics: dict[str, float], seconds: float) -> None:
     """Writes what the best epoch gave on the test split, and how long training took."""
     write_json(run.file(CONFIG), run.details() | {"training_seconds": round(seconds, 1)})
     write_json(run.file(TEST), metrics)
-
-
-def _record(
-    config: TrainConfig, run_dir: str, examples: Examples, model: keras.Model, command: str, found: list[str]
-) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "flags": dataclasses.asdict(config),
-        "command": command,
-        "seed": config.seed,
-        "devices": found,
-        "versions": {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in _PACKAGES},
-        "git_commit": _git_commit(),
-        "parameters": model.count_params(),
-        "skipped_images": [{"address": address, "reason": reason} for address, reason in examples.skipped],
-        "sha256": checksums(run_dir),
-    }
-
-
-def _git_commit() -> str | None:
-    """The commit of this program, with `-dirty` where files have been changed since."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 @contextlib.contextmanager

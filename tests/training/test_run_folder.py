@@ -12,8 +12,8 @@ import tensorflow as tf
 from data.decode import decode
 from errors import UserError
 from tests.data import encoded
-from tests.training.test_fit import config
-from training import checkpoint, examples, folder
+from tests.training.test_trainer import config
+from training import checkpoint, examples, run_folder
 from training.config import TrainConfig
 from training.examples import Examples
 from training.run import Run
@@ -33,12 +33,16 @@ def gathered(image_folder: pathlib.Path) -> Examples:
 
 def start(image_folder: pathlib.Path, gathered: Examples, run_dir: pathlib.Path, model: Any = None) -> Any:
     wanted = config(image_folder, run_dir=str(run_dir))
-    return folder.start(wanted, gathered, model or Model(), "python train.py", ["CPU"])
+    return run_folder.opened(wanted, gathered, model or Model(), "python train.py", ["CPU"])
+
+
+def reopen(resumed: TrainConfig, gathered: Examples, command: str = "") -> Any:
+    return run_folder.opened(resumed, gathered, Model(), command, ["CPU"])
 
 
 def test_a_new_run_says_what_it_is(image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path) -> None:
-    with start(image_folder, gathered, tmp_path / "deep" / "run") as place:
-        run = Run.open(place)
+    with start(image_folder, gathered, tmp_path / "deep" / "run") as run:
+        pass
     assert run.class_names == ("lying", "upright")
     assert len(run.splits()) == 40
     details = run.details()
@@ -64,7 +68,8 @@ def test_what_a_killed_start_left_is_no_obstacle(
     (tmp_path / "run").mkdir()
     for name in left:
         (tmp_path / "run" / name).write_text("half")
-    with start(image_folder, gathered, tmp_path / "run") as place:
+    with start(image_folder, gathered, tmp_path / "run") as run:
+        place = run.path
         assert len(Run.open(place).splits()) == 40
 
 
@@ -94,13 +99,14 @@ def test_two_processes_cannot_share_a_folder(
     image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
 ) -> None:
     """Locks of two open files exclude each other as those of two processes do."""
-    with start(image_folder, gathered, tmp_path / "run") as place:
+    with start(image_folder, gathered, tmp_path / "run") as run:
+        place = run.path
         resumed = dataclasses.replace(Run.open(place).config, resume=True)
         with pytest.raises(UserError, match="Another process is training in --run_dir"):
-            with folder.reopen(resumed, gathered):
+            with reopen(resumed, gathered):
                 pass
-    with folder.reopen(resumed, gathered) as again:
-        assert again == place
+    with reopen(resumed, gathered) as again:
+        assert again.path == place
 
 
 def changed(gathered: Examples, how: str) -> Examples:
@@ -123,10 +129,11 @@ def changed(gathered: Examples, how: str) -> Examples:
 def test_a_resume_needs_the_same_images(
     image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path, how: str
 ) -> None:
-    with start(image_folder, gathered, tmp_path / "run") as place:
+    with start(image_folder, gathered, tmp_path / "run") as run:
+        place = run.path
         resumed = dataclasses.replace(Run.open(place).config, resume=True)
     with pytest.raises(UserError, match="needs the images that .* was started with"):
-        with folder.reopen(resumed, changed(gathered, how)):
+        with reopen(resumed, changed(gathered, how)):
             pass
 
 
@@ -134,20 +141,21 @@ def test_a_finished_run_cannot_be_resumed(
     image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
 ) -> None:
     """Unless it shall train on, which takes its checkpoint."""
-    with start(image_folder, gathered, tmp_path / "run") as place:
+    with start(image_folder, gathered, tmp_path / "run") as run:
+        place = run.path
         resumed = dataclasses.replace(Run.open(place).config, resume=True)
     test = pathlib.Path(place, "test.json")
     test.write_text('{"accuracy": 1.0}')
     with pytest.raises(UserError, match="has finished; there is nothing to resume. Pass --epochs of more than 2"):
-        with folder.reopen(resumed, gathered):
+        with reopen(resumed, gathered):
             pass
     longer = dataclasses.replace(resumed, epochs=5)
     with pytest.raises(UserError, match="needs its checkpoint.*--weights=.*model.keras"):
-        with folder.reopen(longer, gathered):
+        with reopen(longer, gathered):
             pass
     assert test.exists()
     _write_progress(place, phase=0)
-    with folder.reopen(longer, gathered, "python train.py --resume --epochs=5"):
+    with reopen(longer, gathered, "python train.py --resume --epochs=5"):
         assert Run.open(place).config.epochs == 5
         assert Run.open(place).details()["continued_by"] == ["python train.py --resume --epochs=5"]
         assert not test.exists()
@@ -156,11 +164,12 @@ def test_a_finished_run_cannot_be_resumed(
 def test_the_head_gets_no_more_epochs_once_fine_tuning_has_begun(
     image_folder: pathlib.Path, gathered: Examples, tmp_path: pathlib.Path
 ) -> None:
-    with start(image_folder, gathered, tmp_path / "run") as place:
+    with start(image_folder, gathered, tmp_path / "run") as run:
+        place = run.path
         longer = dataclasses.replace(Run.open(place).config, resume=True, epochs=5)
     _write_progress(place, phase=1)
     with pytest.raises(UserError, match="the fine-tuning, which has begun. Received: --epochs=5.*--fine_tune_epochs"):
-        with folder.reopen(longer, gathered):
+        with reopen(longer, gathered):
             pass
     assert Run.open(place).config.epochs == 2
 

@@ -1,20 +1,53 @@
-"""What must hold between the flags of a training, checked before anything slow is imported."""
+"""From the flags as they were given to a training that can begin: defaults filled in, contradictions refused.
+
+Nothing here needs TensorFlow, so that a wrong flag is answered at once.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
-from typing import TYPE_CHECKING
 
 import models
 from data.service_address import host_and_port
 from errors import UserError
+from training.config import LEARNING_RATE_FINE_TUNING, TrainConfig, check_ranges, default_loss_weights
 
-if TYPE_CHECKING:
-    from training.config import TrainConfig
+LEARNING_RATE_FROM_SCRATCH = 1e-4
+LEARNING_RATE_HEAD = 1e-3
 
 
-def check(config: TrainConfig) -> None:
+def resolved(config: TrainConfig) -> TrainConfig:
+    """Fills in the defaults that depend on other flags, and checks everything that needs no file.
+
+    Raises:
+        UserError: a value is outside its range, or two flags contradict each other.
+    """
+    spec = models.find(config.model)
+    check_ranges(config)
+    weights = config.weights if config.weights is not None else "imagenet" if spec.weights else "none"
+    config = dataclasses.replace(config, weights=weights, image_size=config.image_size or spec.image_size)
+    models.check_image_size(config.model, config.image_size or 0)
+    _check_together(config)
+    _check_loss_weights(config, spec)
+    if config.loss_weights is None and len(spec.heads) > 1:
+        config = dataclasses.replace(config, loss_weights=default_loss_weights(spec))
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard. Install it by `pip install -e .[tensorboard]`.")
+    if config.resume and not config.run_dir:
+        raise UserError("--resume needs the folder of the run to go on with. Pass --run_dir=FOLDER.")
+    rate = config.learning_rate or _default_learning_rate(config)
+    return dataclasses.replace(config, learning_rate=rate, cache="none" if config.data_service else config.cache)
+
+
+def _default_learning_rate(config: TrainConfig) -> float:
+    if config.freeze:
+        return LEARNING_RATE_HEAD
+    return LEARNING_RATE_FINE_TUNING if config.pretrained else LEARNING_RATE_FROM_SCRATCH
+
+
+def _check_together(config: TrainConfig) -> None:
     """Checks everything about several flags, or about places, that needs no TensorFlow.
 
     Args:
@@ -129,3 +162,10 @@ def _check_data_service(config: TrainConfig, address: str) -> None:
             "--data_service decodes images on other hosts in every epoch, so there is nothing to keep here. "
             f"Received: --data_service={address} with --cache={config.cache}. Pass --cache=none."
         )
+
+
+def _check_loss_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
+    weights = config.parsed_loss_weights
+    if len(spec.heads) > 1 and set(weights) != set(spec.heads):
+        wanted = ",".join(f"{head}=WEIGHT" for head in spec.heads)
+        raise UserError(f"--loss_weights must be {wanted}. Received: --loss_weights={config.loss_weights}.")

@@ -12,11 +12,12 @@ import pytest
 import models
 from data.batches import Batches
 from errors import UserError
-from training import best, transfer
-from training.config import TrainConfig, resolved
-from training.fit import train
+from training import best_model, initial_model
+from training.config import TrainConfig
+from training.phases import phases
+from training.resolve import resolved
 from training.run import Run
-from training.transfer import phases
+from training.trainer import train
 
 
 def config(folder: pathlib.Path, **given: object) -> TrainConfig:
@@ -190,7 +191,7 @@ def test_early_stopping_ends_a_phase_and_says_so(image_folder: pathlib.Path, cap
     assert f"Early stopping: no epoch after number {len(losses)} of 30, for 2 in a row had no " in printed
     kept = 1 + losses.index(min(losses))
     assert f"Kept: epoch {kept} of {len(losses)}, which has the lowest validation loss, {lowest}." in printed
-    assert best.kept(run.path) == best.Kept(pytest.approx(min(losses), abs=1e-6), kept)  # type: ignore[arg-type]
+    assert best_model.kept(run.path) == best_model.Kept(pytest.approx(min(losses), abs=1e-6), kept)  # type: ignore[arg-type]
 
 
 def test_an_undisturbed_end_is_no_early_stopping(image_folder: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
@@ -255,9 +256,9 @@ class TestWeightsOfARun:
         assert f"Head: new, for that in {path} is for other classes: lying, upright." in capsys.readouterr().out
         pathlib.Path(before.path, "labels.txt").write_text("flat\nupright\n")
         with pytest.raises(UserError, match="labels.txt"):
-            transfer.class_names_of(path)
+            initial_model.class_names_of(path)
         pathlib.Path(before.path, "config.json").unlink()
-        assert transfer.class_names_of(path) is None
+        assert initial_model.class_names_of(path) is None
 
     def test_the_default_learning_rate_is_that_of_fine_tuning(self, tmp_path: pathlib.Path) -> None:
         (tmp_path / "model.keras").write_bytes(b"")

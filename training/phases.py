@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import keras
-import tensorflow as tf
 
+import errors
 from models.layers import freeze_backbone, unfreeze_backbone
 from training.config import TrainConfig
-from training.run import CONFIG, MODEL, Run
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,15 @@ class Phase:
         """Whether the backbone keeps its weights and statistics."""
         return self.name == "head"
 
+    def described(self, num_images: int) -> str:
+        """What is about to be trained, on how many images, and how."""
+        what = {"head": "the head on a frozen backbone", "fine_tune": "everything, fine-tuned", "all": "everything"}
+        falling = ", falling to 0 along half a cosine" if self.schedule == "cosine" else ""
+        return (
+            f"{what[self.name]}: epochs {self.first_epoch + 1} to {self.last_epoch}, "
+            f"{errors.counted(num_images, 'image')}, learning rate {self.learning_rate:g}{falling}"
+        )
+
 
 def phases(config: TrainConfig) -> list[Phase]:
     """The phases that the flags ask for, in order."""
@@ -49,23 +56,12 @@ def phases(config: TrainConfig) -> list[Phase]:
     return [first, Phase("fine_tune", config.epochs, last_epoch, config.fine_tune_learning_rate, schedule)]
 
 
-def class_names_of(weights: str) -> tuple[str, ...] | None:
-    """The classes that a run's model.keras was trained on; None for other files of weights.
-
-    Raises:
-        UserError: a file of the run is damaged, or model.keras is another run's.
-    """
-    folder, name = os.path.split(weights)
-    if name != MODEL or not tf.io.gfile.exists(os.path.join(folder, CONFIG)):
-        return None
-    run = Run.open(folder)
-    run.check_model()
-    return run.class_names
-
-
-def views(config: TrainConfig) -> tuple[int | None, ...]:
-    """The looks at each training image whose features a frozen backbone computes once, see `Batches.view`."""
-    return tuple(range(config.augmented_views)) or (None,)
+def enter(model: keras.Model, phase: Phase) -> None:
+    """Freezes or unfreezes the backbone. Compile afterwards: Keras ignores a change of `trainable` until then."""
+    if phase.is_frozen:
+        freeze_backbone(model)
+    else:
+        unfreeze_backbone(model)
 
 
 def optimizer(phase: Phase, steps_per_epoch: int) -> keras.optimizers.Optimizer:
@@ -84,11 +80,3 @@ def _learning_rate(phase: Phase, steps_per_epoch: int) -> float | keras.optimize
         return phase.learning_rate
     steps = (phase.last_epoch - phase.first_epoch) * steps_per_epoch
     return keras.optimizers.schedules.CosineDecay(phase.learning_rate, steps)
-
-
-def enter(model: keras.Model, phase: Phase) -> None:
-    """Freezes or unfreezes the backbone. Compile afterwards: Keras ignores a change of `trainable` until then."""
-    if phase.is_frozen:
-        freeze_backbone(model)
-    else:
-        unfreeze_backbone(model)

@@ -1,0 +1,134 @@
+"""One phase of a training by Keras's `fit`, from its first step or from the middle of an epoch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import keras
+
+import errors
+from training.agreement import Agreement
+from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
+from training.checkpoint import Progress
+from training.job import Job
+from training.phases import Phase, enter, optimizer
+
+
+class _Stretch(NamedTuple):
+    """Epochs to fit in one go: from `first_epoch`, and in it from `first_step`, up to before `last_epoch`."""
+
+    first_epoch: int
+    last_epoch: int
+    first_step: int = 0
+
+
+class Fitting:
+    """A phase that is about to be fitted.
+
+    Args:
+        job: the training.
+        phase: of it.
+        progress: how far the training has come; brought up to date after every step.
+    """
+
+    def __init__(self, job: Job, phase: Phase, progress: Progress) -> None:
+        self._job, self._phase, self._progress = job, phase, progress
+        enter(job.model, phase)
+        self._trainee, self._train, self._val = job.inputs(phase)
+
+    def fit(self, *, resumes: bool) -> None:
+        """Fits the epochs that are left; with `resumes`, from the state of the last checkpoint."""
+        objective, steps_per_epoch = self._job.objective, self._train.steps_per_epoch
+        self._job.distribution.compile(
+            self._trainee,
+            lambda: {"optimizer": optimizer(self._phase, steps_per_epoch), **objective.compile_arguments()},
+        )
+        # Keras decides about XLA by itself and tells nobody.
+        xla = "on" if self._trainee.jit_compile else "off"
+        print(f"Training {self._phase.described(len(self._train))}, XLA {xla}.")
+        if resumes:
+            self._create_state()
+        callbacks = self._callbacks(resumes=resumes)
+        for stretch in self._stretches():
+            if stretch.first_step == steps_per_epoch:
+                self._validate(stretch, callbacks)
+            else:
+                self._fit(stretch, callbacks)
+            if self._trainee.stop_training:
+                break
+
+    def _create_state(self) -> None:
+        """Keras would create the variables of optimizer and metrics in the first step, too late to restore them."""
+        self._trainee.optimizer.build(self._trainee.trainable_variables)
+        self._trainee.evaluate(self._job.distribution.evaluation(self._val), steps=1, verbose=0)
+
+    def _callbacks(self, *, resumes: bool) -> list[keras.callbacks.Callback]:
+        job, config, path = self._job, self._job.config, self._job.run.path
+        steps_per_epoch = self._train.steps_per_epoch
+        guard = StopAtNonFinite(self._phase, self._progress, path)
+        recorder = Recorder(path, job.model, self._phase, self._progress, config.early_stopping, steps_per_epoch)
+        checkpointer = Checkpointer(
+            path,
+            job.model,
+            self._progress,
+            steps_per_epoch,
+            config.checkpoint_minutes,
+            guard,
+            job.signals,
+            agree=Agreement(job.distribution, 60 * config.checkpoint_minutes),
+            resumes=resumes,
+        )
+        if not config.tensorboard:
+            return [guard, recorder, checkpointer]
+        # A folder of logs for each phase, since a phase may fit the head alone.
+        logs = os.path.join(path, "tensorboard", self._phase.name)
+        return [guard, recorder, keras.callbacks.TensorBoard(logs, write_graph=False), checkpointer]
+
+    def _stretches(self) -> Iterator[_Stretch]:
+        """All epochs of the phase, or first the rest of the one that was interrupted.
+
+        With a service each alone, for it gives batches in the order of their arrival, and epochs would run together.
+        """
+        first, last = self._progress.epoch, self._phase.last_epoch
+        if self._progress.step:
+            yield _Stretch(first, first + 1, self._progress.step)
+            first += 1
+        each = 1 if self._job.config.data_service else max(last - first, 1)
+        yield from (_Stretch(epoch, epoch + each) for epoch in range(first, last, each))
+
+    def _fit(self, stretch: _Stretch, callbacks: list[keras.callbacks.Callback]) -> None:
+        steps_per_epoch, distribution = self._train.steps_per_epoch, self._job.distribution
+        steps = steps_per_epoch - stretch.first_step
+        if stretch.first_step:
+            print(
+                f"Resuming epoch {stretch.first_epoch + 1} after step {stretch.first_step} of {steps_per_epoch}: "
+                f"{errors.counted(steps, 'step')} left."
+            )
+        self._trainee.fit(
+            distribution.training(self._train, *stretch),
+            initial_epoch=stretch.first_epoch,
+            epochs=stretch.last_epoch,
+            steps_per_epoch=steps,
+            shuffle=False,
+            validation_data=distribution.evaluation(self._val),
+            validation_steps=self._val.steps_per_epoch,
+            callbacks=callbacks,
+            # A bar that moves on a terminal, a line per epoch in a log.
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+
+    def _validate(self, stretch: _Stretch, callbacks: list[keras.callbacks.Callback]) -> None:
+        """What `fit` does at the end of an epoch, after a run was stopped between its last step and there."""
+        trainee, epoch = self._trainee, stretch.first_epoch
+        trainee.stop_training = False
+        together = keras.callbacks.CallbackList(callbacks, model=trainee)
+        together.on_train_begin()
+        together.on_epoch_begin(epoch)
+        logs = trainee.get_metrics_result()
+        val, steps = self._job.distribution.evaluation(self._val), self._val.steps_per_epoch
+        found = trainee.evaluate(val, steps=steps, callbacks=together, return_dict=True, verbose=0)
+        together.on_epoch_end(epoch, logs | {f"val_{name}": value for name, value in found.items()})
+        together.on_train_end()
