@@ -1,12 +1,13 @@
 """Data sets of labelled images, splits, augmentation and batches. Knows nothing of models.
 
-`data.load("photos/")` finds images, `data.batches.Batches` makes batches of them.
+`data.load("photos/")` finds images, `data.batches.Batches` makes batches of them. Importing this package imports no
+TensorFlow, so that `--help` is quick.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
 from data.names import printable
@@ -15,7 +16,12 @@ from errors import UserError
 if TYPE_CHECKING:
     from data.dataset import Dataset
 
-_WILDCARDS = re.compile(r"[*?\[]")
+# The modules of all kinds of data sets, in the order in which they are asked. Each has `accepts(data)`, whether `data`
+# is of its kind, and `load` with the arguments and the result of the one below.
+SOURCES = ["data.digits", "data.folder", "data.csv_table", "data.tfrecords", "data.tfds"]
+
+# Each level of augmentation with the function, `module:name`, that gives its layers.
+AUGMENTATIONS = {"none": "data.augment:none", "basic": "data.augment:basic", "full": "data.augment:full"}
 
 
 def load(data: str, data_dir: str | None = None, workers: Any = None) -> Dataset:
@@ -31,31 +37,18 @@ def load(data: str, data_dir: str | None = None, workers: Any = None) -> Dataset
     Raises:
         UserError: there is no such data set, or it can't be used.
     """
-    # Programs that only check their flags don't wait for TensorFlow.
+    for name in SOURCES:
+        source = importlib.import_module(name)
+        if source.accepts(data):
+            return source.load(data, data_dir, workers)
     import tensorflow as tf
 
-    from data import csv_table, folder, tfds, tfrecords
-
-    if data == "digits":
-        return tfds.load_digits()
-    # TensorFlow takes a path that isn't UTF-8 as bytes only.
-    path, shown = os.fsencode(data), printable(data)
-    if tf.io.gfile.isdir(path):
-        return folder.load(data)
-    if tf.io.gfile.exists(path):
-        if data.lower().endswith(".csv"):
-            return csv_table.load(data)
-        if "tfrecord" in os.path.basename(data).lower():
-            return tfrecords.load(data, workers)
+    if tf.io.gfile.exists(os.fsencode(data)):
         raise UserError(
             "`data` must be a folder, a .csv file of path,label, or TFRecord files such as 'FOLDER/train-*'. Received "
-            f"the file {shown}."
+            f"the file {printable(data)}."
         )
-    if _WILDCARDS.search(data):
-        return tfrecords.load(data, workers)
-    if os.sep in data or data.lower().endswith(".csv"):
-        raise UserError(
-            f"`data` must name files that exist. Received: {shown}, which doesn't exist. Check the path, or pass a "
-            "TensorFlow Datasets name or digits."
-        )
-    return tfds.load(data, data_dir, workers)
+    raise UserError(
+        f"`data` must name files that exist. Received: {printable(data)}, which doesn't exist. Check the path, or pass "
+        "a TensorFlow Datasets name or digits."
+    )

@@ -7,11 +7,14 @@ before it; `augmented` gives them seeds that follow from the step's.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
+
+from data import AUGMENTATIONS
 
 # From the Rec. 601 luma to the two color axes of NTSC, in whose plane a turn is a change of hue.
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
@@ -193,23 +196,35 @@ class _Seeds(keras.random.SeedGenerator):
 Layers = Sequence[keras.layers.Layer | StockLayer]
 
 
+def none() -> list[keras.layers.Layer]:
+    """Images as they are."""
+    return []
+
+
+def basic() -> list[keras.layers.Layer]:
+    """Resized crop (area 0.8-1, aspect 0.9-1.1), which leaves any image what it is, a digit too."""
+    return [RandomGeometry()]
+
+
+def full() -> list[keras.layers.Layer]:
+    """For photographs: the same with horizontal flip, rotation within ±10 degrees and color jitter.
+
+    Brightness, contrast and saturation change by up to 0.2, the hue by up to 0.05 of the color circle.
+    """
+    return [RandomGeometry(largest_rotation_degrees=10.0, flips=True), RandomColor()]
+
+
 def layers(level: str | Sequence[keras.layers.Layer]) -> Layers:
     """The layers of one level of augmentation, or those given, made ready for `augmented`.
 
     Args:
-        level: `none`; `basic`: resized crop (area 0.8-1, aspect 0.9-1.1), which leaves any image what it is, a digit
-            too; `full`, for photographs: the same with horizontal flip, rotation within ±10 degrees and color jitter
-            (brightness, contrast and saturation 0.2, hue 0.05). Or layers: those that take `num_draws` random numbers
-            per image as their second argument, as those of this file do, and any of Keras that looks at each image for
-            itself.
+        level: a name in `data.AUGMENTATIONS`. Or layers: those that take `num_draws` random numbers per image as their
+            second argument, as those of this file do, and any of Keras that looks at each image for itself.
     """
-    if not isinstance(level, str):
-        return [layer if hasattr(layer, "num_draws") else StockLayer(layer) for layer in level]
-    if level == "none":
-        return []
-    if level == "basic":
-        return [RandomGeometry()]
-    return [RandomGeometry(largest_rotation_degrees=10.0, flips=True), RandomColor()]
+    if isinstance(level, str):
+        module, function = AUGMENTATIONS[level].split(":")
+        level = getattr(importlib.import_module(module), function)()
+    return [layer if hasattr(layer, "num_draws") else StockLayer(layer) for layer in level]
 
 
 def constants(level: str | Sequence[keras.layers.Layer]) -> list[tuple[str, list]]:

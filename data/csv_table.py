@@ -6,8 +6,10 @@ import csv
 import io
 import os
 from collections import Counter
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from data.dataset import Dataset, as_records
 from data.files import read_text
@@ -18,7 +20,12 @@ _HEADER = ["path", "label"]
 _SHOWN_CHARACTERS = 100
 
 
-def load(path: str) -> Dataset:
+def accepts(data: str) -> bool:
+    """Whether `data` is an existing .csv file."""
+    return data.lower().endswith(".csv") and tf.io.gfile.exists(os.fsencode(data))
+
+
+def load(path: str, data_dir: str | None = None, workers: Any = None) -> Dataset:
     """Reads the table `path`; class indices follow the sorted labels.
 
     Further columns are `Dataset.columns`: numbers where all cells of one are, else text.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +18,13 @@ _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "ico
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def load(path: str) -> Dataset:
+def accepts(data: str) -> bool:
+    """Whether `data` is a folder."""
+    # TensorFlow takes a path that isn't UTF-8 as bytes only.
+    return tf.io.gfile.isdir(os.fsencode(data))
+
+
+def load(path: str, data_dir: str | None = None, workers: Any = None) -> Dataset:
     """Reads the addresses and labels of `path/<class>/**/<image>`; class indices follow the sorted class names.
 
     Every visible file counts as an image; whether it is one, the scan finds out. Symbolic links are followed, except

@@ -1,8 +1,9 @@
-"""Data sets with a name: those that TensorFlow Datasets prepares, and scikit-learn's digits."""
+"""Data sets that TensorFlow Datasets prepares."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import urllib.error
 import urllib.request
 from typing import Any
@@ -12,16 +13,20 @@ import tensorflow as tf
 
 import errors
 from data import tfrecords
-from data.dataset import Dataset, as_records
+from data.dataset import Dataset
 from errors import UserError
 
 _REACHABLE_WITHIN_SECONDS = 10
-_LARGEST_DIGIT_VALUE = 16
 _TEST_SPLIT = "test"
 _LABELLED_SPLITS = ("train", "validation", _TEST_SPLIT)
 
 
-def load(name: str, data_dir: str | None, workers: Any = None) -> Dataset:
+def accepts(data: str) -> bool:
+    """Whether `data` may be the name of a data set, and not that of a file."""
+    return os.sep not in data and not data.lower().endswith(".csv")
+
+
+def load(name: str, data_dir: str | None = None, workers: Any = None) -> Dataset:
     """Finds (and when needed downloads and prepares) a TFDS data set; its own test split becomes the test split.
 
     The images stay encoded. Those of a small data set are held in memory, those of a larger one stay in its shards.
@@ -133,23 +138,3 @@ def _can_reach(address: str | None) -> bool:
     except OSError:
         return False
     return True
-
-
-def load_digits() -> Dataset:
-    """scikit-learn's 1,797 handwritten digits of 8x8 px, which need no download.
-
-    They are PNG files in memory, white on black, 0-255 (Alpaydin and Kaynak, UCI, 1998).
-    """
-    # It takes a second to import.
-    from sklearn.datasets import load_digits as load_from_sklearn
-
-    digits = load_from_sklearn()
-    pixels = np.round(digits.images * (255 / _LARGEST_DIGIT_VALUE)).astype(np.uint8)[..., np.newaxis]
-    return Dataset(
-        name="digits",
-        addresses=tuple(f"digits/{i}" for i in range(len(pixels))),
-        records=as_records([tf.io.encode_png(image).numpy() for image in pixels]),
-        labels=digits.target.astype(np.int64),
-        class_names=tuple(str(digit) for digit in range(10)),
-        holds_paths=False,
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ _BEFORE, _AFTER = 12, 4
 _GZIP, _ZLIB = b"\x1f\x8b", b"\x78"
 _RECORDS_A_READ = 64
 _RULES = f"1 {tf.__version__}"
+_WILDCARDS = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,14 @@ class Index:
         return as_records(cut), None
 
 
-def load(pattern: str, workers: Any = None) -> Dataset:
+def accepts(data: str) -> bool:
+    """Whether `data` is an existing file whose name says TFRecord, or a pattern of files."""
+    if tf.io.gfile.exists(os.fsencode(data)):
+        return "tfrecord" in os.path.basename(data).lower()
+    return _WILDCARDS.search(data) is not None
+
+
+def load(pattern: str, data_dir: str | None = None, workers: Any = None) -> Dataset:
     """Reads TFRecord files with one image an example, as ImageNet is usually kept: `train-*-of-01024`.
 
     Their examples have the features `image/encoded`, and `image/class/label` or `image/class/text`.

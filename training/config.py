@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import errors
 import models
+from data import AUGMENTATIONS
 from errors import UserError
 
 # Of the file in a run folder that holds it.
@@ -46,7 +48,8 @@ def default_loss_weights(spec: models.ModelSpec) -> str:
     return ",".join(f"{head}={weight:g}" for head, weight in zip(spec.heads, spec.loss_weights, strict=True))
 
 
-def _flag(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
+def _flag(default: Any, help_text: str, choices: Collection[str] = ()) -> Any:
+    """A field with what its flag says; `choices` may grow after the flag was defined."""
     return field(default=default, metadata={"help": help_text, "choices": choices})
 
 
@@ -54,7 +57,7 @@ def _flag(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
 class TrainConfig:
     """What a run was asked for. Fields that are None take a default that depends on the others (see `resolved`)."""
 
-    model: str = _flag("resnet50", "Network to train.", tuple(sorted(models.REGISTRY)))
+    model: str = _flag("resnet50", "Network to train.", models.REGISTRY)
     data: str = _flag(
         "cats_vs_dogs",
         "Images: a folder with one sub-folder per class, a .csv of path,label, TFRecord files ('FOLDER/train-*'), a "
@@ -78,7 +81,7 @@ class TrainConfig:
         "none",
         "Random views of training images. basic: resized crop, safe for digits and letters too; full, for "
         "photographs: horizontal flip, rotation and color as well.",
-        ("none", "basic", "full"),
+        AUGMENTATIONS,
     )
     cache: str = _flag(
         "auto",
@@ -167,7 +170,6 @@ def check_ranges(config: TrainConfig) -> None:
         if not low <= value <= high or (value == 0 and name in _POSITIVE):
             least = f"above {low:g}" if name in _POSITIVE else f"at least {low:g}"
             raise UserError(f"--{name} must be {least} and at most {high:.10g}. Received: --{name}={value}.")
-    # The registry may have grown since the flag was defined.
     models.find(config.model)
     for item in dataclasses.fields(config):
         choices = item.metadata["choices"]

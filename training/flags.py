@@ -26,7 +26,7 @@ def define(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         default: Any = item.default
         text, choices = item.metadata["help"], item.metadata["choices"]
         if choices:
-            flags.DEFINE_enum(item.name, default, choices, text, flag_values=flag_values)
+            flags.DEFINE_enum(item.name, default, list(choices), text, flag_values=flag_values)
         else:
             _DEFINE[_plain(types[item.name])](item.name, default, text, flag_values=flag_values)
 
