@@ -70,7 +70,7 @@ def _stored(run_dir: str) -> TrainConfig:
         is_free = name in EXTENDABLE or (name == "data_service" and before)
         if before != now and not is_free:
             raise errors.UserError(
-                f"--resume goes on with the flags the run was started with. {run_dir} has "
+                f"--resume uses the flags that the run was started with. {run_dir} has "
                 f"--{name}={before}. Received: --{name}={now}. Leave it out, or start a new run."
             )
         if name.endswith("epochs") and now < before:

@@ -71,21 +71,23 @@ class TrainConfig:
         "What to do about unreadable images. fail: list them and stop; skip: train without them.",
         ("fail", "skip"),
     )
-    train_fraction: float = _flag(0.8, "Share of the images to train on, above 0, at most 1.")
-    val_fraction: float = _flag(0.1, "Share of the images that choose the best epoch, above 0, below 1.")
+    train_fraction: float = _flag(0.8, "Fraction of the images to train on, above 0, at most 1.")
+    val_fraction: float = _flag(
+        0.1, "Fraction of the images for validation, by which the best epoch is chosen, above 0, below 1."
+    )
     test_fraction: float = _flag(
-        0.1, "Share of the images for the final test, above 0, below 1. A data set with a test split keeps its own."
+        0.1, "Fraction of the images for the final test, above 0, below 1. A data set with a test split keeps its own."
     )
     image_size: int | None = _flag(None, "Height and width that images are resized to, in px. Default: the model's.")
     augment: str = _flag(
         "none",
-        "Random views of training images. basic: resized crop, safe for digits and letters too; full, for "
-        "photographs: horizontal flip, rotation and color as well.",
+        "Augmentation of training images. basic: resized crop, which suits digits and letters too; full, for "
+        "photographs: also horizontal flip, rotation and color jitter.",
         AUGMENTATIONS,
     )
     cache: str = _flag(
         "auto",
-        "Where decoded images are kept between epochs. auto: memory, else disk, else nowhere, by size.",
+        "Where decoded images are kept between epochs. auto: the first of memory, disk and none that has room.",
         ("auto", "memory", "disk", "none"),
     )
     data_service: str | None = _flag(
@@ -95,8 +97,8 @@ class TrainConfig:
     )
     augmented_views: int = _flag(
         0,
-        "With --freeze and --augment: compute the backbone for this many random views of each image and train on "
-        "them in turn, instead of computing it in every epoch. 0: in every epoch.",
+        "With --freeze and --augment: number of augmented views per image whose features are computed once and then "
+        "trained on in turn. 0: compute the backbone in every epoch.",
     )
     weights: str | None = _flag(
         None,
@@ -105,7 +107,7 @@ class TrainConfig:
         "Default: imagenet where they are published for the model, else none.",
     )
     freeze: bool = _flag(False, "Train only the head, on a frozen backbone.")
-    epochs: int = _flag(10, "Number of training epochs, 1 or more; with --resume, up to which to train on.")
+    epochs: int = _flag(10, "Number of training epochs, 1 or more. With --resume: the number to extend the run to.")
     learning_rate: float | None = _flag(
         None,
         "Learning rate of Adam. Default: 1e-3 with --freeze, 1e-4 from scratch, 1e-5 from pretrained weights, with "
@@ -113,13 +115,15 @@ class TrainConfig:
     )
     learning_rate_schedule: str = _flag(
         "constant",
-        "How the learning rate changes within a phase. cosine: falls to 0 along half a cosine over all its epochs; "
-        "with --resume and more epochs, from there on as if there had always been so many.",
+        "How the learning rate changes within a phase. cosine: decays to 0 along half a cosine over all epochs of the "
+        "phase; where --resume extends it, over the new number of epochs.",
         ("constant", "cosine"),
     )
-    fine_tune_epochs: int = _flag(0, "With --freeze: further epochs with everything unfrozen, 0 for none.")
-    fine_tune_learning_rate: float = _flag(LEARNING_RATE_FINE_TUNING, "Learning rate of Adam in these epochs.")
-    batch_size: int = _flag(32, "Images per step, over all devices together.")
+    fine_tune_epochs: int = _flag(0, "With --freeze: number of further epochs with everything unfrozen. 0: none.")
+    fine_tune_learning_rate: float = _flag(
+        LEARNING_RATE_FINE_TUNING, "Learning rate of Adam in the --fine_tune_epochs."
+    )
+    batch_size: int = _flag(32, "Global batch size: images per step, over all devices together.")
     loss_weights: str | None = _flag(
         None,
         "For a model with several heads: the weight of each head's loss, NAME=WEIGHT,... Default: "
@@ -134,14 +138,16 @@ class TrainConfig:
         "mirrored: all devices of this machine; multi_worker: the workers of TF_CONFIG; none: one device.",
         ("auto", "none", "mirrored", "multi_worker"),
     )
-    require_gpu: bool = _flag(False, "Fail where no GPU is found, instead of training on the CPU.")
-    seed: int = _flag(0, "Decides initial weights, order and augmentation; 0 or more. The split doesn't depend on it.")
-    deterministic: bool = _flag(False, "Give bit-identical results on the same machine; slower.")
+    require_gpu: bool = _flag(False, "Fail if no GPU is found, instead of training on the CPU.")
+    seed: int = _flag(
+        0, "Seed of initial weights, image order and augmentation, 0 or more. The split doesn't depend on it."
+    )
+    deterministic: bool = _flag(False, "Give bit-identical results on the same machine, at a lower speed.")
     run_dir: str | None = _flag(None, "Folder for the results. Default: runs/MODEL-DATA-TIME.")
     resume: bool = _flag(
         False,
-        "Go on with the run in --run_dir, with the flags it was started with, or start it where there is none yet. "
-        "--epochs and --fine_tune_epochs may be raised, of a finished run too, and --early_stopping changed.",
+        "Resume the run in --run_dir with the flags it was started with, or start it if there is none yet. --epochs "
+        "and --fine_tune_epochs may be raised, also of a finished run, and --early_stopping changed.",
     )
     checkpoint_minutes: float = _flag(10.0, "Minutes between checkpoints for --resume. 0: after every step.")
     tensorboard: bool = _flag(
