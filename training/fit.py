@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import sys
@@ -17,18 +18,19 @@ from data import service
 from data.batches import Batches
 from data.names import printable, shortened
 from models import downloads, weights
-from training import best, checkpoint, devices, distribution, examples, folder, follower, heads, transfer
-from training.agreement import Agreement
-from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
+from training import best, checkpoint, examples, folder, heads, transfer
+from training.callbacks import Checkpointer, Fit, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
 from training.config import TrainConfig
 from training.curves import plot_curves
-from training.distribution import Distribution
+from training.distributed import strategy
+from training.distributed.strategy import Distribution
+from training.distributed.workers import own_run_folder
 from training.examples import Examples
 from training.folder import finish, reopen, start
-from training.interruption import Signals
 from training.job import Job
 from training.run import CURVES, Run
+from training.signals import Signals
 from training.transfer import Phase
 
 
@@ -42,20 +44,20 @@ def train(config: TrainConfig, command: str) -> Run:
     Raises:
         UserError: anything that the user can put right; training has not begun then, or its state is saved.
     """
-    found = devices.prepare(config)
+    found = strategy.prepare_devices(config)
     if config.data_service:
         service.find(config.data_service)
-    team = distribution.choose(config)
-    with team.explained(config.run_dir or ""), follower.set_apart(team, config) as config:
-        print(f"Devices: {', '.join(found)}{team.described()}. Precision: {config.precision}.")
-        team.agree_on("flags", follower.flags(config))
+    distribution = strategy.choose(config)
+    with distribution.explained(config.run_dir or ""), own_run_folder(distribution, config) as config:
+        print(f"Devices: {', '.join(found)}{distribution.described()}. Precision: {config.precision}.")
+        distribution.agree_on("flags", dataclasses.replace(config, run_dir=None, data_dir=None))
         _check_places(config)
-        gathered = examples.gather(config, team)
-        team.agree_on("images", follower.fingerprint(gathered))
-        with team.strategy.scope():
+        gathered = examples.gather(config, distribution)
+        distribution.agree_on("images", gathered.digests, gathered.splits.tolist(), gathered.dataset.labels.tolist())
+        with distribution.strategy.scope():
             model = _build(config, gathered.dataset.class_names)
-        team.synchronize(model)
-        return _train(config, command, found, gathered, model, team)
+        distribution.synchronize(model)
+        return _train(config, command, found, gathered, model, distribution)
 
 
 def _check_places(config: TrainConfig) -> None:
@@ -66,19 +68,25 @@ def _check_places(config: TrainConfig) -> None:
 
 
 def _train(
-    config: TrainConfig, command: str, found: list[str], gathered: Examples, model: keras.Model, team: Distribution
+    config: TrainConfig,
+    command: str,
+    found: list[str],
+    gathered: Examples,
+    model: keras.Model,
+    distribution: Distribution,
 ) -> Run:
     dataset = gathered.dataset
     objective = heads.Objective(heads.heads_of(config.model, dataset.class_names, config.parsed_loss_weights))
     heads.check_columns(objective.heads, config.data, dataset.columns)
-    with _folder(config, gathered, model, command, found) as run_dir, Signals(config.run_dir or "") as signals:
-        job = Job(config, run_dir, gathered, objective, model, team, signals)
+    opened = _folder(config, gathered, model, command, found)
+    with opened as run_dir, Signals(config.run_dir or "", distribution.worker) as signals:
+        job = Job(config, run_dir, gathered, objective, model, distribution, signals)
         with examples.unchanged(config):
-            with team.strategy.scope(), service.watched(config.data_service):
+            with distribution.strategy.scope(), service.watched(config.data_service):
                 progress = _run_phases(job)
             run = Run.open(run_dir)
             print(f"Kept: {_described_best(progress)}.")
-            with team.strategy.scope(), signals.ending("during the test; the state is saved"):
+            with distribution.strategy.scope(), signals.stopping_at_once("during the test; the state is saved"):
                 metrics = job.test(run.load_model())
         finish(run, metrics, progress.seconds)
         return run
@@ -143,7 +151,7 @@ def _run_phases(job: Job) -> Progress:
         if not progress.phase_finished:
             _run_phase(job, phase, progress, resumes=saved is not None and has_begun)
         _tell_of_early_stopping(progress, phase, job.config.early_stopping)
-        if job.team.is_chief:
+        if job.distribution.is_chief:
             plot_curves(progress.history, f"{job.run_dir}/{CURVES}", progress.best_epoch)
     return progress
 
@@ -182,30 +190,19 @@ def _run_phase(job: Job, phase: Phase, progress: Progress, *, resumes: bool) -> 
     transfer.enter(job.model, phase)
     trainee, train, val = job.trainee_and_batches(phase)
     per_epoch = train.steps_per_epoch
-    job.team.compile(
+    job.distribution.compile(
         trainee,
         lambda: {"optimizer": transfer.optimizer(phase, per_epoch), **job.objective.compile_arguments()},
     )
     print(_announcement(phase, trainee, len(train)))
     if resumes:
         _create_state(job, trainee, val)
-    guard = StopAtNonFinite(phase, progress, job.run_dir)
-    checkpointer = Checkpointer(
-        job.run_dir,
-        job.model,
-        progress,
-        per_epoch,
-        config.checkpoint_minutes,
-        guard,
-        job.signals,
-        agree=Agreement(job.team, job.checkpoint_seconds),
-        resumes=resumes,
-    )
+    fit = Fit(job.run_dir, job.model, phase, progress, per_epoch)
     callbacks = [
-        guard,
-        Recorder(job.run_dir, job.model, phase, progress, config.early_stopping, per_epoch),
+        StopAtNonFinite(fit),
+        Recorder(fit, config.early_stopping),
         *_tensorboard(job, phase),
-        checkpointer,
+        Checkpointer(fit, config.checkpoint_minutes, job.signals, job.distribution, resumes=resumes),
     ]
     for stretch in _stretches(config, phase, progress):
         if stretch.first_step == per_epoch:
@@ -237,7 +234,7 @@ def _tensorboard(job: Job, phase: Phase) -> list[keras.callbacks.Callback]:
 def _create_state(job: Job, trainee: keras.Model, val: Batches) -> None:
     """Keras would create the variables of optimizer and metrics in the first step, too late to restore them."""
     trainee.optimizer.build(trainee.trainable_variables)
-    trainee.evaluate(job.team.evaluation(val), steps=1, verbose=0)
+    trainee.evaluate(job.distribution.evaluation(val), steps=1, verbose=0)
 
 
 class _Stretch(NamedTuple):
@@ -276,12 +273,12 @@ def _fit(
             f"{errors.counted(left, 'step')} left."
         )
     trainee.fit(
-        job.team.training(train, *stretch),
+        job.distribution.training(train, *stretch),
         initial_epoch=stretch.first_epoch,
         epochs=stretch.last_epoch,
         steps_per_epoch=left,
         shuffle=False,
-        validation_data=job.team.evaluation(val),
+        validation_data=job.distribution.evaluation(val),
         validation_steps=val.steps_per_epoch,
         callbacks=callbacks,
         verbose=_verbosity(),
@@ -297,7 +294,7 @@ def _validate(
     together.on_train_begin()
     together.on_epoch_begin(stretch.first_epoch)
     logs = trainee.get_metrics_result()
-    batches, steps = job.team.evaluation(val), val.steps_per_epoch
+    batches, steps = job.distribution.evaluation(val), val.steps_per_epoch
     found = trainee.evaluate(batches, steps=steps, callbacks=together, return_dict=True, verbose=0)
     together.on_epoch_end(stretch.first_epoch, logs | {f"val_{name}": value for name, value in found.items()})
     together.on_train_end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,11 @@ from data.batches import Batches
 from data.cache import keep_decoded
 from models.layers import frozen
 from training import features, transfer
-from training.agreement import Agreement
 from training.config import TrainConfig
-from training.distribution import Distribution
+from training.distributed.strategy import Distribution
 from training.examples import Examples
 from training.heads import Objective
-from training.interruption import Pause, Signals
+from training.signals import SafePoints, Signals
 from training.transfer import Phase
 
 
@@ -32,13 +32,8 @@ class Job:
     examples: Examples
     objective: Objective
     model: keras.Model
-    team: Distribution
+    distribution: Distribution
     signals: Signals
-
-    @property
-    def checkpoint_seconds(self) -> float:
-        """How much time a kill may cost."""
-        return 60 * self.config.checkpoint_minutes
 
     def batches(self, split: str) -> tuple[Batches, list[str]]:
         """The images of one split, to be decoded, and their digests."""
@@ -60,7 +55,7 @@ class Job:
     def decoded(self) -> tuple[Batches, Batches]:
         """The images to train and to validate on, decoded once for all phases."""
         # Every worker decodes for itself, or finds what it needs; there is nothing to agree on.
-        is_due = Pause(self.signals, self.checkpoint_seconds)
+        is_due = _after_each_batch(SafePoints(self.signals))
         train, val = (keep_decoded(*self.batches(split), self.config.cache, is_due) for split in ("train", "val"))
         return train, val
 
@@ -88,8 +83,8 @@ class Job:
             *self.batches(split),
             objective=self.objective,
             title=title,
-            team=self.team,
-            is_due=Pause(self.signals, self.checkpoint_seconds, Agreement(self.team, self.checkpoint_seconds)),
+            team=self.distribution,
+            is_due=_after_each_batch(SafePoints(self.signals, self.distribution)),
             **how,
         )
 
@@ -103,8 +98,18 @@ class Job:
             batches = self._features("test", "features for testing")
         else:
             batches = dataclasses.replace(self.batches("test")[0], service=None)
-        self.team.compile(model, self.objective.compile_arguments)
+        self.distribution.compile(model, self.objective.compile_arguments)
         metrics = model.evaluate(
-            self.team.evaluation(batches), steps=batches.steps_per_epoch, return_dict=True, verbose=0
+            self.distribution.evaluation(batches), steps=batches.steps_per_epoch, return_dict=True, verbose=0
         )
         return {name: float(value) for name, value in metrics.items()}
+
+
+def _after_each_batch(safe_points: SafePoints) -> Callable[[], bool]:
+    """What the caches ask after each batch: stops where it is asked for, and saves each of them."""
+
+    def is_due() -> bool:
+        safe_points.check()
+        return True
+
+    return is_due
