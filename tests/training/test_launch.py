@@ -108,9 +108,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.mark.parametrize(
-    ("lost", "number"), [(1, signal.SIGKILL), pytest.param(0, signal.SIGTERM, marks=pytest.mark.slow)]
+    ("lost", "number"),
+    [
+        (1, signal.SIGKILL),
+        pytest.param(0, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGHUP, marks=pytest.mark.slow),
+    ],
 )
-def test_a_lost_worker_ends_the_others_and_the_run_goes_on(
+def test_a_lost_worker_ends_the_others_and_the_run_can_be_resumed(
     tmp_path: pathlib.Path, uninterrupted: pathlib.Path, lost: int, number: int
 ) -> None:
     run_dir = tmp_path / "run"
@@ -127,7 +132,7 @@ def test_a_lost_worker_ends_the_others_and_the_run_goes_on(
         assert ended[1 - lost] == 138
         assert "worker 1 has ended or can't be reached" in (tmp_path / "log0").read_text()
     else:
-        assert "Stopped by SIGTERM" in (tmp_path / "log0").read_text()
+        assert f"Stopped by {number.name}" in (tmp_path / "log0").read_text()
         assert 0 not in ended
     assert not (run_dir / "test.json").exists()
     (again,) = start([Worker(("localhost:1",), 0)], f"--run_dir={run_dir}", "--resume", log=tmp_path / "again")

@@ -137,16 +137,11 @@ def test_four_give_the_results_of_one(
 @pytest.mark.slow
 def test_workers_skip_a_step_together() -> None:
     # Without the patch of Keras the worker with finite gradients waits forever.
-    command = [
-        sys.executable,
-        "-m",
-        "training.launch",
-        "--workers=2",
-        "--",
-        "tests/training/distributed/overflowing.py",
-    ]
+    launched = ["-m", "training.launch", "--workers=2", "--", "tests/training/distributed/overflowing.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, *launched], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     # Halved in each of the five steps.
     assert result.stdout.split() == ["scale", "1024.0"] * 2
