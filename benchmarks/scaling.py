@@ -103,45 +103,45 @@ def _work(path: str) -> None:
     startup.load_tensorflow()
     import keras
 
-    from training import devices, distribution
     from training.config import TrainConfig
+    from training.distributed import strategy
 
     config = TrainConfig(strategy="multi_worker", batch_size=65536)
-    devices.prepare(config)
-    team = distribution.choose(config)
-    with team.strategy.scope():
+    strategy.prepare_devices(config)
+    distribution = strategy.choose(config)
+    with distribution.strategy.scope():
         model = models.build(flags.FLAGS.model, 10, image_size=flags.FLAGS.image_size)
-        team.synchronize(model)
-        step = _step_seconds(model, team)
+        distribution.synchronize(model)
+        step = _step_seconds(model, distribution)
     size = sum(4 * int(keras.ops.size(weight)) for weight in model.trainable_weights)
-    figures = {"step": step, "reduce": _reduce_seconds(team, size), "bytes": float(size)}
-    if team.is_chief:
+    figures = {"step": step, "reduce": _reduce_seconds(distribution, size), "bytes": float(size)}
+    if distribution.is_chief:
         with open(path, "w", encoding="utf-8") as file:
             json.dump(figures, file)
 
 
-def _step_seconds(model, team) -> float:  # type: ignore[no-untyped-def]
+def _step_seconds(model, distribution) -> float:  # type: ignore[no-untyped-def]
     import keras
     import numpy as np
 
     from data.batches import Batches
     from training.heads import Objective, heads_of
 
-    total, size = _WARM_UP_STEPS + flags.FLAGS.steps, flags.FLAGS.batch_size * team.workers
+    total, size = _WARM_UP_STEPS + flags.FLAGS.steps, flags.FLAGS.batch_size * distribution.workers
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (4 * size, *model.input_shape[1:]), np.uint8)
     objective = Objective(heads_of(flags.FLAGS.model, tuple("0123456789")))
     labels = generator.integers(0, 10, len(pixels))
     times: list[float] = []
     clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: times.append(time.monotonic()))
-    team.compile(model, lambda: {"optimizer": keras.optimizers.Adam(1e-4), **objective.compile_arguments()})
+    distribution.compile(model, lambda: {"optimizer": keras.optimizers.Adam(1e-4), **objective.compile_arguments()})
     batches = Batches(pixels, labels, batch_size=size, targets=objective.targets)
-    slices = team.training(batches, 0, -(-total // 4))
+    slices = distribution.training(batches, 0, -(-total // 4))
     model.fit(slices, steps_per_epoch=total, callbacks=[clock], shuffle=False, verbose=0)
     return (times[-1] - times[_WARM_UP_STEPS - 1]) / (len(times) - _WARM_UP_STEPS)
 
 
-def _reduce_seconds(team, size: int) -> float:  # type: ignore[no-untyped-def]
+def _reduce_seconds(distribution, size: int) -> float:  # type: ignore[no-untyped-def]
     """Seconds for the sum of `size` bytes over all workers, in one piece."""
     import tensorflow as tf
 
@@ -151,13 +151,13 @@ def _reduce_seconds(team, size: int) -> float:  # type: ignore[no-untyped-def]
             replica = tf.distribute.get_replica_context()
             return tf.reduce_sum(replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.random.uniform((size // 4,))))
 
-        return team.strategy.run(one)
+        return distribution.strategy.run(one)
 
     reduce()
     start = time.monotonic()
     for _ in range(10):
         reduce()
-    return (time.monotonic() - start) / 10 if team.workers > 1 else 0.0
+    return (time.monotonic() - start) / 10 if distribution.workers > 1 else 0.0
 
 
 if __name__ == "__main__":

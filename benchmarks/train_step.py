@@ -37,10 +37,10 @@ def main(argv: list[str]) -> None:
         models.find(name)
     startup.load_tensorflow()
     from benchmarks.table import as_markdown, machine, measure_side_by_side, write_json
-    from training import devices
     from training.config import TrainConfig
+    from training.distributed import strategy
 
-    found = devices.prepare(TrainConfig())
+    found = strategy.prepare_devices(TrainConfig())
     print(" | ".join([*machine().values(), *found]), "\n")
     tables = {}
     for name in flags.FLAGS.models:

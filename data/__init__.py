@@ -32,7 +32,7 @@ def load(data: str, data_dir: str | None = None, workers: Any = None) -> Dataset
             `*`), `digits`, or a TFDS name.
         data_dir: where TFDS keeps prepared data sets; None for its default.
         workers: the processes that load the same data set, of which each reads its share; their method `share` has the
-            arguments and the result of `training.exchange.share`. None for this process alone.
+            arguments and the result of `training.distributed.workers.Workers.share`. None for this process alone.
 
     Raises:
         UserError: there is no such data set, or it can't be used.

@@ -1,6 +1,6 @@
-"""Everything that a run needs to go on where it was: weights, optimizer, metrics, position, history.
+"""Everything that a run needs to resume where it was: weights, optimizer, metrics, position, history.
 
-That of the last epoch stays when the run has finished, so that it can be trained on.
+The checkpoint of the last epoch stays when the run has finished, so that it can be trained further.
 """
 
 from __future__ import annotations
@@ -55,6 +55,22 @@ class Progress:
     phase_finished: bool = False
     best_epoch: int | None = None
 
+    def record_loss(self, loss: float, epoch: int) -> bool:
+        """Takes note of the validation loss of a finished epoch; gives whether it is the lowest of the run.
+
+        Args:
+            loss: of the epoch.
+            epoch: its number, counted from 1.
+        """
+        if loss < self.phase_best_loss:
+            self.phase_best_loss, self.epochs_without_gain = loss, 0
+        else:
+            self.epochs_without_gain += 1
+        is_best = loss < self.best_loss
+        if is_best:
+            self.best_loss, self.best_epoch = loss, epoch
+        return is_best
+
     def has_stalled(self, patience: int) -> bool:
         """Whether early stopping ends the phase; `patience` is 0 for never."""
         return 0 < patience <= self.epochs_without_gain
@@ -84,7 +100,7 @@ def save(
 
     Raises:
         NotFiniteError: nothing was written.
-        UserError: the disk is full, or the place can't be written to.
+        UserError: the disk is full, or the folder can't be written to.
     """
     values = [variable.numpy() for variable in _variables(model, trainee)]
     if metrics is not None:

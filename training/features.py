@@ -26,7 +26,7 @@ from data.batches import Batches
 from data.decode import RULES
 from data.files import cache_folder
 from data.progress import progress
-from training.distribution import ALONE, Distribution
+from training.distributed.strategy import ALONE, Distribution
 from training.heads import Objective
 
 

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import keras
 
 import errors
-from training.agreement import Agreement
-from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
+from training.callbacks import Checkpointer, Fit, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
 from training.job import Job
 from training.phases import Phase, enter, optimizer
@@ -66,26 +65,17 @@ class Fitting:
         self._trainee.evaluate(self._job.distribution.evaluation(self._val), steps=1, verbose=0)
 
     def _callbacks(self, *, resumes: bool) -> list[keras.callbacks.Callback]:
-        job, config, path = self._job, self._job.config, self._job.run.path
-        steps_per_epoch = self._train.steps_per_epoch
-        guard = StopAtNonFinite(self._phase, self._progress, path)
-        recorder = Recorder(path, job.model, self._phase, self._progress, config.early_stopping, steps_per_epoch)
-        checkpointer = Checkpointer(
-            path,
-            job.model,
-            self._progress,
-            steps_per_epoch,
-            config.checkpoint_minutes,
-            guard,
-            job.signals,
-            agree=Agreement(job.distribution, 60 * config.checkpoint_minutes),
-            resumes=resumes,
+        job, config = self._job, self._job.config
+        fit = Fit(job.run.path, job.model, self._phase, self._progress, self._train.steps_per_epoch)
+        first, last = (
+            [StopAtNonFinite(fit), Recorder(fit, config.early_stopping)],
+            [Checkpointer(fit, config.checkpoint_minutes, job.signals, job.distribution, resumes=resumes)],
         )
         if not config.tensorboard:
-            return [guard, recorder, checkpointer]
+            return [*first, *last]
         # A folder of logs for each phase, since a phase may fit the head alone.
-        logs = os.path.join(path, "tensorboard", self._phase.name)
-        return [guard, recorder, keras.callbacks.TensorBoard(logs, write_graph=False), checkpointer]
+        logs = os.path.join(job.run.path, "tensorboard", self._phase.name)
+        return [*first, keras.callbacks.TensorBoard(logs, write_graph=False), *last]
 
     def _stretches(self) -> Iterator[_Stretch]:
         """All epochs of the phase, or first the rest of the one that was interrupted.

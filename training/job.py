@@ -14,14 +14,13 @@ from data.batches import Batches
 from data.cache import keep_decoded
 from models.layers import frozen
 from training import features
-from training.agreement import Agreement
 from training.config import TrainConfig
-from training.distribution import Distribution
+from training.distributed.strategy import Distribution
 from training.examples import Examples
 from training.heads import Objective
-from training.interruption import Pause, Signals
 from training.phases import Phase
 from training.run import Run
+from training.signals import SafePoints, Signals
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ class Job:
     def _decoded(self) -> tuple[Batches, Batches]:
         """The images to train and to validate on, decoded once for all phases."""
         # Every worker decodes for itself, or finds what it needs; there is nothing to agree on.
-        is_due = Pause(self.signals, self._checkpoint_seconds)
-        train, val = (keep_decoded(*self._images(split), self.config.cache, is_due) for split in ("train", "val"))
+        check = SafePoints(self.signals).check
+        train, val = (keep_decoded(*self._images(split), self.config.cache, check) for split in ("train", "val"))
         return train, val
 
     @functools.cached_property
@@ -95,17 +94,12 @@ class Job:
         return features.cut(self.model)
 
     def _features(self, front: features.Front, split: str, title: str, **how: Any) -> Batches:
-        agreement = Agreement(self.distribution, self._checkpoint_seconds)
         return features.compute(
             front,
             *self._images(split),
             objective=self.objective,
             title=title,
-            team=self.distribution,
-            is_due=Pause(self.signals, self._checkpoint_seconds, agreement),
+            distribution=self.distribution,
+            check=SafePoints(self.signals, self.distribution).check,
             **how,
         )
-
-    @property
-    def _checkpoint_seconds(self) -> float:
-        return 60 * self.config.checkpoint_minutes

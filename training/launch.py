@@ -6,6 +6,7 @@ gets its share of them. When one process fails, the others are ended too.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import signal
@@ -19,7 +20,7 @@ from absl import flags
 
 import cli
 import errors
-from training import cluster
+from training.distributed.cluster import Worker
 
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes to start, 1 or more.", lower_bound=1, upper_bound=1024)
 _GRACE_SECONDS = flags.DEFINE_float(
@@ -36,11 +37,10 @@ def main(argv: list[str]) -> int:
             "training.launch needs the script to run after two dashes, such as `python -m training.launch --workers=4 "
             f"-- train.py --data=photos/`. Received: {' '.join(command) or 'none'}."
         )
-    places = on_this_machine(_WORKERS.value)
-    devices = _gpus_of_each(_WORKERS.value)
+    workers = on_this_machine(_WORKERS.value)
     processes = [
-        subprocess.Popen([sys.executable, *command], env={**os.environ, "TF_CONFIG": place.as_config(), **gpus})
-        for place, gpus in zip(places, devices, strict=True)
+        subprocess.Popen([sys.executable, *command], env={**os.environ, "TF_CONFIG": worker.tf_config(), **gpus})
+        for worker, gpus in zip(workers, gpus_of_each(_WORKERS.value), strict=True)
     ]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
@@ -48,18 +48,33 @@ def main(argv: list[str]) -> int:
     return wait(processes, _GRACE_SECONDS.value)
 
 
-def on_this_machine(workers: int) -> list[cluster.Place]:
-    """The places of `workers` processes, at ports that are free now."""
-    sockets = [socket.socket() for _ in range(workers)]
-    try:
+def on_this_machine(workers: int) -> list[Worker]:
+    """The workers of a cluster of so many processes, at ports that are free now."""
+    with contextlib.ExitStack() as sockets:
         # All are held until all are found, or the same one could be given twice.
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        addresses = tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
-    finally:
-        for each in sockets:
-            each.close()
-    return [cluster.Place(addresses, worker) for worker in range(workers)]
+        servers = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(workers)]
+        addresses = tuple(f"127.0.0.1:{server.getsockname()[1]}" for server in servers)
+    return [Worker(addresses, index) for index in range(workers)]
+
+
+def gpus_of_each(workers: int) -> list[dict[str, str]]:
+    """The environment variables by which each worker sees GPUs of its own; empty on a machine without GPUs.
+
+    Raises:
+        UserError: there are fewer GPUs than workers.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [path.removeprefix("/dev/nvidia") for path in sorted(glob.glob("/dev/nvidia[0-9]*"))]
+    gpus = [name for name in visible.split(",") if name] if visible is not None else names
+    if not gpus:
+        return [{}] * workers
+    each = len(gpus) // workers
+    if each == 0:
+        raise errors.UserError(
+            f"Two workers can't share a GPU: --workers must be at most {len(gpus)}, the GPUs of this machine. "
+            f"Received: --workers={workers}. On one machine --strategy=mirrored uses all of them in one process."
+        )
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])} for i in range(workers)]
 
 
 def wait(processes: list[subprocess.Popen], grace_seconds: float) -> int:
@@ -91,22 +106,6 @@ def _tell(processes: list[subprocess.Popen], number: Any) -> None:
     for process in processes:
         if process.poll() is None:
             process.send_signal(number)
-
-
-def _gpus_of_each(workers: int) -> list[dict[str, str]]:
-    """What to set so that each process sees GPUs of its own."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [path.removeprefix("/dev/nvidia") for path in sorted(glob.glob("/dev/nvidia[0-9]*"))]
-    gpus = [name for name in visible.split(",") if name] if visible is not None else names
-    if not gpus:
-        return [{} for _ in range(workers)]
-    each = len(gpus) // workers
-    if each == 0:
-        raise errors.UserError(
-            f"Two workers can't share a GPU: --workers must be at most {len(gpus)}, the GPUs of this machine. "
-            f"Received: --workers={workers}. On one machine --strategy=mirrored uses all of them in one process."
-        )
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])} for i in range(workers)]
 
 
 if __name__ == "__main__":

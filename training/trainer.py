@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import models
 from data import service
 from models import downloads
-from training import best_model, checkpoint, devices, distribution, examples, follower, initial_model, run_folder
+from training import best_model, checkpoint, examples, initial_model, run_folder
 from training.checkpoint import Progress
 from training.config import TrainConfig
 from training.curves import plot_curves
+from training.distributed import strategy
+from training.distributed.workers import own_run_folder
 from training.fitting import Fitting
 from training.heads import Objective, check_columns, heads_of
-from training.interruption import Signals
 from training.job import Job
 from training.phases import Phase, phases
 from training.run import Run
 from training.run_files import CURVES
+from training.signals import Signals
 
 
 def train(config: TrainConfig, command: str) -> Run:
@@ -28,25 +32,26 @@ def train(config: TrainConfig, command: str) -> Run:
     Raises:
         UserError: anything that the user can put right; training has not begun then, or its state is saved.
     """
-    found = devices.prepare(config)
+    devices = strategy.prepare_devices(config)
     if config.data_service:
         service.find(config.data_service)
-    team = distribution.choose(config)
-    with team.explained(config.run_dir or ""), follower.set_apart(team, config) as config:
-        print(f"Devices: {', '.join(found)}{team.described()}. Precision: {config.precision}.")
-        team.agree_on("flags", follower.flags(config))
+    distribution = strategy.choose(config)
+    with distribution.explained(config.run_dir or ""), own_run_folder(distribution, config) as config:
+        print(f"Devices: {', '.join(devices)}{distribution.described()}. Precision: {config.precision}.")
+        distribution.agree_on("flags", dataclasses.replace(config, run_dir=None, data_dir=None))
         _check_places(config)
-        images = examples.gather(config, team)
-        team.agree_on("images", follower.fingerprint(images))
+        images = examples.gather(config, distribution)
+        distribution.agree_on("images", images.digests, images.splits.tolist(), images.dataset.labels.tolist())
         class_names = images.dataset.class_names
         heads = heads_of(config.model, class_names, config.parsed_loss_weights)
         check_columns(heads, config.data, images.dataset.columns)
-        with team.strategy.scope():
+        with distribution.strategy.scope():
             model = initial_model.build(config, class_names)
-        team.synchronize(model)
-        with run_folder.opened(config, images, model, command, found) as run, Signals(run.path) as signals:
-            job = Job(config, run, images, Objective(heads), model, team, signals)
-            with team.strategy.scope(), examples.unchanged(config):
+        distribution.synchronize(model)
+        opened = run_folder.opened(config, images, model, command, devices)
+        with opened as run, Signals(run.path, distribution.worker) as signals:
+            job = Job(config, run, images, Objective(heads), model, distribution, signals)
+            with distribution.strategy.scope(), examples.unchanged(config):
                 progress = _fit(job)
                 print(f"Kept: {_described_best(progress)}.")
                 metrics = _test(job)
@@ -82,7 +87,7 @@ def _fit(job: Job) -> Progress:
 
 def _test(job: Job) -> dict[str, float]:
     """Loss and metrics of the best epoch's model on the test split, in which every image counts once."""
-    with job.signals.ending("during the test; the state is saved"):
+    with job.signals.stopping_at_once("during the test; the state is saved"):
         model, batches = job.test_inputs(job.run.load_model(), phases(job.config)[-1])
         job.distribution.compile(model, job.objective.compile_arguments)
         test, steps = job.distribution.evaluation(batches), batches.steps_per_epoch

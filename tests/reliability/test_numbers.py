@@ -17,12 +17,12 @@ from tests.conftest import encode, stripes
 from tests.reliability.test_kill import config
 from tests.witness import raise_at_epoch_end
 from training import best_model, checkpoint
-from training.callbacks import Checkpointer, StopAtNonFinite
+from training.callbacks import Checkpointer, Fit, StopAtNonFinite
 from training.checkpoint import Progress
 from training.heads import Objective, make
-from training.interruption import Signals
 from training.phases import Phase
 from training.run import Run
+from training.signals import Signals
 from training.trainer import train
 
 
@@ -66,9 +66,8 @@ def _fitted() -> keras.Model:
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: pathlib.Path) -> None:
     model = _fitted()
-    progress = Progress()
-    guard = StopAtNonFinite(Phase("all", 0, 1, 0.5), progress, str(tmp_path))
-    saver = Checkpointer(str(tmp_path), model, progress, 10, 0.0, guard, Signals(str(tmp_path)), resumes=False)
+    fit = Fit(str(tmp_path), model, Phase("all", 0, 1, 0.5), Progress(), 10)
+    saver = Checkpointer(fit, 0.0, Signals(str(tmp_path)))
     saver.set_model(model)
     saver.on_train_batch_end(0)
     kept = (tmp_path / "checkpoint" / "state.npz").read_bytes()
@@ -79,7 +78,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: pathlib.Path) -> 
 
 
 def test_a_validation_loss_that_is_no_number_stops_before_anything_is_kept(tmp_path: pathlib.Path) -> None:
-    guard = StopAtNonFinite(Phase("all", 0, 1, 0.5), Progress(), str(tmp_path))
+    guard = StopAtNonFinite(Fit(str(tmp_path), _fitted(), Phase("all", 0, 1, 0.5), Progress(), 10))
     guard.on_train_batch_end(0, {"loss": 0.25})
     with pytest.raises(UserError, match="The validation loss became nan .* after a mean loss of 0.25"):
         guard.on_epoch_end(0, {"loss": 0.2, "val_loss": math.nan})

@@ -18,8 +18,8 @@ from tests.reliability import children
 from tests.reliability.children import PREPARED, STEP, VALIDATED, Fate
 from tests.reliability.test_kill import compare, config, start_from, undisturbed
 from training import checkpoint
-from training.interruption import Signals
 from training.run import Run
+from training.signals import Signals
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -41,7 +41,7 @@ def test_a_signal_stops_after_the_step_and_saves(images: pathlib.Path, number: s
     assert code == 128 + number and "Traceback" not in log, log
     epoch, left = (step - 1) // 3, (step - 1) % 3 + 1
     assert f"Stopped by {number.name} after step {left} of epoch {epoch + 1}; the state is saved." in log
-    command = re.search(r"Go on with it by `python (.*)`", log)
+    command = re.search(r"Resume by `python (.*)`", log)
     assert command and command[1] == f"train.py --resume --run_dir={wanted.run_dir}"
     progress = checkpoint.read_progress(wanted.run_dir or "")
     assert progress and (progress.epoch, progress.step) == (epoch, left)
@@ -62,7 +62,7 @@ def test_a_signal_during_the_validation(images: pathlib.Path, number: signal.Sig
     code, log = children.train(wanted, Fate(signal_at=batch, point=VALIDATED, signal_number=number))
     epoch = (batch - 1) // 3
     assert code == 128 + number and "Traceback" not in log, log
-    assert f"Stopped by {number.name} after step 9 of epoch {epoch + 1}; the state is saved. Go on with it by" in log
+    assert f"Stopped by {number.name} after step 9 of epoch {epoch + 1}; the state is saved. Resume by" in log
     assert log.count(VALIDATED) == batch
     code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
     assert code == 0, log
@@ -81,7 +81,7 @@ def test_a_signal_while_images_are_prepared(images: pathlib.Path, number: signal
     at = 2 if frozen else 1
     code, log = children.train(wanted, Fate(signal_at=at, point=PREPARED, signal_number=number))
     assert code == 128 + number and "Traceback" not in log, log
-    assert f"Stopped by {number.name} while images were being prepared; what of it is on the disk is kept. Go" in log
+    assert f"Stopped by {number.name} while images were being prepared; what of it is on the disk is kept." in log
     assert f"train.py --resume --run_dir={wanted.run_dir}" in log and STEP not in log
     code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
     assert code == 0, log
@@ -104,7 +104,7 @@ def evaluate(*given, **named):
 keras.Model.evaluate = evaluate
 """
     code, log = children.train(wanted, Fate(code=stop))
-    assert code == 143 and "Stopped by SIGTERM during the test; the state is saved. Go on" in log, log
+    assert code == 143 and "Stopped by SIGTERM during the test; the state is saved. Resume" in log, log
     code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
     assert code == 0 and STEP not in log, log
 

@@ -4,7 +4,6 @@ import os
 import pathlib
 import shutil
 import signal
-import threading
 import time
 
 import keras
@@ -13,11 +12,11 @@ import pytest
 
 from errors import UserError
 from training import checkpoint
-from training.callbacks import Checkpointer, Recorder, StopAtNonFinite
+from training.callbacks import Checkpointer, Fit, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
-from training.interruption import RunInterruptedError, Signals
 from training.phases import Phase
 from training.run_files import read_history
+from training.signals import RunInterruptedError, Signals
 
 PHASE = Phase("all", 0, 5, 1e-3)
 
@@ -51,7 +50,7 @@ def model() -> keras.Model:
 
 def recorder(run_dir: pathlib.Path, patience: int = 0, progress: Progress | None = None) -> Recorder:
     network = model()
-    made = Recorder(str(run_dir), network, PHASE, progress or Progress(), patience, 1)
+    made = Recorder(Fit(str(run_dir), network, PHASE, progress or Progress(), 1), patience)
     made.set_model(network)
     return made
 
@@ -60,9 +59,8 @@ def checkpointer(
     run_dir: pathlib.Path, progress: Progress, minutes: float = 600.0, signals: Signals | None = None
 ) -> Checkpointer:
     network = model()
-    guard = StopAtNonFinite(PHASE, progress, str(run_dir))
-    signals = signals or Signals(str(run_dir))
-    made = Checkpointer(str(run_dir), network, progress, 3, minutes, guard, signals, resumes=False)
+    fit = Fit(str(run_dir), network, PHASE, progress, 3)
+    made = Checkpointer(fit, minutes, signals or Signals(str(run_dir)))
     made.set_model(network)
     return made
 
@@ -106,7 +104,7 @@ def test_the_best_of_an_earlier_phase_stays(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_first_step_and_a_loss_that_is_no_number() -> None:
-    guard = StopAtNonFinite(PHASE, Progress(epoch=2, step=4), "runs/x")
+    guard = StopAtNonFinite(Fit("runs/x", model(), PHASE, Progress(epoch=2, step=4), 7))
     with pytest.raises(UserError, match=r"became nan at step 5 of epoch 3, after the first step, .*0.001.*runs/x"):
         guard.on_train_batch_end(0, {"loss": np.nan})
 
@@ -188,45 +186,6 @@ def test_a_long_validation_saves_the_last_step_once(tmp_path: pathlib.Path, cloc
     clock.put_forward(600)
     made.on_test_batch_end(1)
     assert not (tmp_path / "checkpoint").exists()
-
-
-def test_a_second_ctrl_c_stops_at_once(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Signals(str(tmp_path)):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_a_signal_that_comes_after_the_last_step_is_not_lost(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        with Signals(str(tmp_path)):
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_a_signal_ends_at_once_what_only_reads(tmp_path: pathlib.Path) -> None:
-    with Signals(str(tmp_path)) as signals:
-        with pytest.raises(RunInterruptedError, match="Stopped by SIGTERM during the test. Go on"):
-            with signals.ending("during the test"):
-                signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(RunInterruptedError):
-            with signals.ending("during the test"):
-                pytest.fail("begun after the signal")
-
-
-def test_outside_the_main_thread_signals_are_left_alone(tmp_path: pathlib.Path) -> None:
-    failures: list[BaseException] = []
-
-    def begin() -> None:
-        try:
-            with Signals(str(tmp_path)):
-                pass
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=begin)
-    thread.start()
-    thread.join()
-    assert not failures
 
 
 def test_the_clock_of_an_epoch(tmp_path: pathlib.Path) -> None:

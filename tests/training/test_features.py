@@ -16,7 +16,7 @@ from data import augment, folder
 from data.batches import Batches
 from models.layers import freeze_backbone
 from training import features
-from training.distribution import ALONE, Distribution
+from training.distributed.strategy import ALONE, Distribution
 from training.heads import Objective, make
 
 OBJECTIVE = Objective(make(("class",), ("lying", "upright"), {}))

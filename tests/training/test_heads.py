@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.distribution import ALONE
+from training.distributed.strategy import ALONE
 from training.heads import BrightnessHead, Objective, make
 
 PIXELS = tf.constant(np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8))

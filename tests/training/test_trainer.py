@@ -296,7 +296,7 @@ def test_require_gpu_fails_without_one(image_folder: pathlib.Path) -> None:
 
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("there is a GPU")
-    with pytest.raises(UserError, match="--require_gpu needs a GPU"):
+    with pytest.raises(UserError, match="`require_gpu` needs a GPU"):
         train(config(image_folder, require_gpu=True), command="")
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,23 +18,25 @@ from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context
 
 from data.batches import Batches, Shard
-from errors import UserError
-from training import batch_statistics, cluster, exchange, heads, keras_multi_worker, rendezvous
+from errors import UserError, counted
+from training import heads
 from training.config import TrainConfig
+from training.distributed import cluster, keras_patches
+from training.distributed.workers import Workers
 
 
 class WorkerLostError(UserError):
-    """Another worker has ended, or can't be reached any more; this one can't go on alone."""
+    """Another worker has ended, or can't be reached any more; this one can't train without it."""
 
     # Above 127, which Kubeflow's restart policy ExitCode takes for worth trying again.
     exit_code = 138
 
 
 @dataclass(frozen=True)
-class Distribution:
-    """The devices that train one model together, seen from one of its processes.
+class Distribution(Workers):
+    """The devices that train one model together, seen from one of their processes.
 
-    Every batch is the batch of all devices: `--batch_size` counts images per step, over all of them, and the learning
+    Every batch is the batch of all devices: `batch_size` counts images per step, over all of them, and the learning
     rate is the one that fits this size. Each device takes a slice of it, see `data.batches.Shard`.
 
     Attributes:
@@ -46,11 +48,6 @@ class Distribution:
     strategy: tf.distribute.Strategy
     worker: int = 0
     workers: int = 1
-
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process is the one that writes and prints."""
-        return self.worker == 0
 
     @property
     def is_single(self) -> bool:
@@ -71,12 +68,12 @@ class Distribution:
         return "" if self.is_single else f", {self.strategy.num_replicas_in_sync} of them together"
 
     def synchronize(self, model: keras.Model) -> None:
-        """Lets every BatchNormalization use the statistics of the whole batch, not those of one device's slice.
+        """Lets every BatchNormalization use the statistics of the global batch, not those of one device's slice.
 
         Otherwise the result would depend on the number of devices, and a slice of one image has no variance.
         """
         if not self.is_single:
-            batch_statistics.join(model)
+            keras_patches.synchronize_batch_normalization(model)
 
     def training(self, batches: Batches, first_epoch: int, last_epoch: int, first_step: int = 0) -> Any:
         """What to give to `fit`: this process's slices of the batches, each for its device."""
@@ -111,44 +108,24 @@ class Distribution:
                 model.compile(**arguments)
             else:
                 model.compile(weighted_metrics=arguments.pop("metrics"), **arguments)
-                keras_multi_worker.count_every_image(model)
+                keras_patches.count_every_image(model)
             heads.count_every_image(model)
 
-    def share(self, what: str, items: Sequence[Any], look: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
-        """What `look` finds about each item, of which each worker looks at its share; see `training.exchange.share`."""
-        return exchange.share(what, items, look, worker=self.worker, workers=self.workers, exchange=self.exchange)
-
-    def exchange(self, own: bytes) -> list[bytes]:
-        """Every process's bytes, in the order of the workers; all must call this together."""
-        return [own] if self.workers == 1 else exchange.exchange(own, self.worker, self.workers, self.sum)
-
-    def agree_on(self, what: str, value: bytes) -> None:
-        """Checks that every process has the same `value`; all must call this together.
-
-        Raises:
-            UserError: in every process when one has another than the chief.
-        """
-        exchange.check_same(what, self.exchange(value))
-
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """The sum of all processes' `values`; all must call this together, with the same shape and type."""
+        """The sum of all workers' `values`, which have the same shape and dtype."""
         if self.workers == 1:
             return values
         with tf.device("CPU"):
             local = tf.identity(values)
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, local, axis=None).numpy()
 
-    def all(self, value: bool) -> bool:
-        """Whether `value` is true in every process; all must call this together."""
-        return int(self.sum(np.array(int(value), np.int64))) == self.workers
-
     def gather(self, value: Any) -> np.ndarray:
-        """The rows of all devices' `value`, in no order to rely on; all processes must call this together."""
+        """The rows of all devices' `value`, in no order to rely on; all workers must call this together."""
         return self.strategy.gather(value, axis=0).numpy()
 
     @contextlib.contextmanager
     def explained(self, run_dir: str) -> Iterator[None]:
-        """Turns the failure of a step into plain words where another worker is to blame.
+        """Says in plain words that a step has failed because of another worker.
 
         Args:
             run_dir: of the run, for the way out.
@@ -164,8 +141,8 @@ class Distribution:
             silent = ", ".join(sorted(set(re.findall(r"task:(\d+)", str(error))) - {str(self.worker)}))
             raise WorkerLostError(
                 f"Worker {self.worker} stops, for worker {silent or 'another'} has ended or can't be reached; its own "
-                "messages say why. Start all workers again, any number of them, with --resume to go on from the last "
-                f"checkpoint in --run_dir={run_dir}. TensorFlow said: {str(error).splitlines()[0][:200]}"
+                "messages say why. Start all workers again, any number of them, with --resume to continue from the "
+                f"last checkpoint in --run_dir={run_dir}. TensorFlow said: {str(error).splitlines()[0][:200]}"
             ) from error
 
 
@@ -183,67 +160,95 @@ _LOST = (
 )
 
 
+def prepare_devices(config: TrainConfig) -> list[str]:
+    """Sets dtype policy, determinism and seed of this process, and names the devices that were found.
+
+    Raises:
+        UserError: a GPU is required and there is none.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if config.require_gpu and not gpus:
+        raise UserError(
+            "`require_gpu` needs a GPU that TensorFlow can use. Received: none. Install the libraries with "
+            "`pip install -e .[gpu]`, look at `nvidia-smi`, or leave out `require_gpu`."
+        )
+    for gpu in gpus:
+        # Otherwise TensorFlow takes all of the memory, and a second process on the same GPU fails.
+        tf.config.experimental.set_memory_growth(gpu, True)
+    keras.mixed_precision.set_global_policy(config.precision)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(config.seed)
+    return [_described(gpu) for gpu in gpus] or ["CPU"]
+
+
+def _described(gpu: tf.config.PhysicalDevice) -> str:
+    details = tf.config.experimental.get_device_details(gpu)
+    return f"{gpu.name.removeprefix('/physical_device:')} {details.get('device_name', '')}".strip()
+
+
 def choose(config: TrainConfig) -> Distribution:
-    """Takes the devices that `--strategy` names; several hosts find each other here.
+    """Takes the devices that `strategy` names; several hosts find each other here.
 
     Must run before TensorFlow has computed anything, for the connections to other hosts are made when it starts.
 
     Raises:
         UserError: there is no cluster to join, TF_CONFIG is wrong, or another worker doesn't come.
     """
-    place = cluster.read() if config.strategy in ("auto", "multi_worker") else None
-    if place is not None:
-        return _checked(_join(place), config)
-    if config.strategy == "multi_worker":
+    worker = cluster.from_environment() if config.strategy in ("auto", "multi_worker") else None
+    if worker is None and config.strategy == "multi_worker":
         raise UserError(
             "--strategy=multi_worker needs TF_CONFIG, which says who trains together. Received: none. Start the "
             "processes by `python -m training.launch --workers=2 -- train.py ...`, or pass --strategy=auto."
         )
-    gpus = tf.config.list_logical_devices("GPU")
-    if config.strategy == "mirrored" or (config.strategy == "auto" and len(gpus) > 1):
-        return _checked(_mirror(), config)
-    return Distribution(tf.distribute.get_strategy())
-
-
-def _checked(distribution: Distribution, config: TrainConfig) -> Distribution:
-    devices = distribution.shard.slices
+    if worker is not None:
+        chosen = _join(worker)
+    elif config.strategy == "mirrored" or (
+        config.strategy == "auto" and len(tf.config.list_logical_devices("GPU")) > 1
+    ):
+        chosen = _mirror()
+    else:
+        chosen = ALONE
+    devices = chosen.shard.slices
     if config.batch_size < devices:
         raise UserError(
-            "--batch_size counts the images of a step over all devices together, so it must be at least their "
-            f"number. Received: --batch_size={config.batch_size} for {devices} devices."
+            "`batch_size` counts the images of a step over all devices together, so it must be at least their number. "
+            f"Received: batch_size={config.batch_size} for {counted(devices, 'device')}."
         )
-    return distribution
+    return chosen
 
 
 @functools.cache
 def _mirror() -> Distribution:
     """Once a process: TensorFlow 2.21 mistakes the sums of a second strategy for those of the first."""
-    keras_multi_worker.mend()
+    keras_patches.apply()
     cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
     return Distribution(tf.distribute.MirroredStrategy(None if tf.config.list_logical_devices("GPU") else cpus))
 
 
 @functools.cache
-def _join(place: cluster.Place) -> Distribution:
-    """A process can join its cluster once only; later trainings in it go on in the same one."""
-    keras_multi_worker.mend()
-    os.environ["TF_CONFIG"] = place.as_config()
+def _join(worker: cluster.Worker) -> Distribution:
+    """Once a process, which can join one cluster only; later trainings in it use the same one."""
+    keras_patches.apply()
+    os.environ["TF_CONFIG"] = worker.tf_config()
     seconds = cluster.wait_seconds()
-    rendezvous.meet(place, seconds, len(tf.config.list_physical_devices("GPU")))
+    cluster.meet(worker, seconds, len(tf.config.list_physical_devices("GPU")))
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader="/job:worker/replica:0/task:0",
         cluster_register_timeout_in_ms=int(1000 * seconds),
         heartbeat_timeout_in_ms=1000 * cluster.HEARTBEAT_SECONDS,
         shutdown_barrier_timeout_in_ms=1000 * cluster.HEARTBEAT_SECONDS,
-        coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=place.workers)],
+        coordinated_jobs=[
+            coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=len(worker.addresses)),
+        ],
     )
     try:
-        return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), place.worker, place.workers)
+        return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), worker.index, len(worker.addresses))
     except (tf.errors.OpError, RuntimeError) as error:
         raise UserError(
-            f"The workers of TF_CONFIG must find each other within {seconds:.0f} seconds "
-            f"({cluster.WAIT_VARIABLE}). Received, in worker {place.worker} at {place.addresses[place.worker]}: "
-            f"{str(error).splitlines()[0][:300]}. Check that all of {', '.join(place.addresses)} are started, that "
-            "each address is that of its host, and that no other program has the port."
+            f"The workers of TF_CONFIG must find each other within {seconds:.0f} seconds ({cluster.WAIT_VARIABLE}). "
+            f"Received, in worker {worker.index} at {worker.address}: {str(error).splitlines()[0][:300]}. Check that "
+            f"all of {', '.join(worker.addresses)} are started, that each address is that of its host, and that no "
+            "other program has the port."
         ) from error

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from errors import UserError
-from tests.training import trainings
-from tests.training.test_exchange import Worker, together
-from training import distribution, exchange, follower
-from training.agreement import Agreement
+from tests.training.distributed import trainings
 from training.config import TrainConfig
-from training.distribution import ALONE, Distribution, WorkerLostError
+from training.distributed import keras_patches, strategy
+from training.distributed.strategy import ALONE, Distribution, WorkerLostError
 from training.run import Run
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 # The largest difference of a weight, or of a number in history.csv and test.json. Half precision rounds gradients to 8
 # and 11 bits before they are summed, and Adam makes a step of 1e-3 of each, however small; on BatchNorm see
@@ -52,7 +50,7 @@ def launch(
 ) -> subprocess.Popen:
     cache = folder.with_name(f"{folder.name}-cache")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
-    command = ["tests/training/trainings.py", str(folder), strategy, str(devices), *names]
+    command = ["tests/training/distributed/trainings.py", str(folder), strategy, str(devices), *names]
     together = ["-m", "training.launch", f"--workers={workers}", "--"] if workers > 1 else []
     with open(f"{folder}.log", "wb") as log:
         return subprocess.Popen(
@@ -138,10 +136,12 @@ def test_four_give_the_results_of_one(
 
 @pytest.mark.slow
 def test_workers_skip_a_step_together() -> None:
-    # Without the mending the worker with finite gradients waits forever.
-    command = [sys.executable, "-m", "training.launch", "--workers=2", "--", "tests/training/overflowing.py"]
+    # Without the patch of Keras the worker with finite gradients waits forever.
+    launched = ["-m", "training.launch", "--workers=2", "--", "tests/training/distributed/overflowing.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, *launched], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     # Halved in each of the five steps.
     assert result.stdout.split() == ["scale", "1024.0"] * 2
@@ -152,98 +152,16 @@ def test_only_the_chief_prints(results: dict[str, pathlib.Path]) -> None:
     assert log.count("Devices: CPU in each of 2 workers") == len(TWO_WORKERS)
 
 
-# In a process of its own, for Keras stays mended.
-MENDING = """
-import keras
-from errors import UserError
-from training import keras_multi_worker as k
-ours, keras.__version__ = keras.__version__, "3.99.0"
-try:
-    k.mend()
-except UserError as error:
-    print(error)
-keras.__version__ = ours
-print(k.mend(), k.faults(), k.mend())
-keras.__version__ = "3.99.0"
-print(k.mend())
-"""
-
-
-@pytest.fixture(scope="module")
-def mending() -> list[str]:
-    command = [sys.executable, "-c", MENDING]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-
-
-def test_another_keras_with_the_faults_is_refused(mending: list[str]) -> None:
-    assert "Received: Keras 3.99.0" in mending[-3] and "scalar reduction" in mending[-3]
-
-
-def test_faults_of_keras_are_found_and_mended_once(mending: list[str]) -> None:
-    everything = ["symbolic build", "scalar reduction", "loss scaling"]
-    assert mending[-2] == f"{everything} [] []"
-
-
-def test_another_keras_without_them_is_left_alone(mending: list[str]) -> None:
-    assert mending[-1] == "[]"
-
-
-class Pair(Distribution):
-    """The chief of two workers; what the other one contributes is given."""
-
-    others: list[np.ndarray]
-
-    def sum(self, values: np.ndarray) -> np.ndarray:
-        return values + self.others.pop(0)
-
-
-def pair(*others: object) -> Pair:
-    team = Pair(ALONE.strategy, 0, 2)
-    object.__setattr__(team, "others", [np.asarray(other) for other in others])
-    return team
-
-
-def test_a_signal_to_another_worker_stops_this_one_too() -> None:
-    agreement = Agreement(pair([0, 0, 1, 0]), seconds=600)
-    assert agreement(False, None, False) == (False, 15)
-
-
-def test_the_chief_decides_when_to_save() -> None:
-    agreement = Agreement(pair([0, 0, 0, 0], [0, 0, 0, 0]), seconds=0)
-    assert agreement(True, None, False) == (True, None)
-    assert agreement(False, None, False) == (False, None)
-
-
-def test_the_end_of_a_phase_is_always_saved() -> None:
-    agreement = Agreement(pair([0, 0, 0, 0], [0, 0, 0, 0]), seconds=600)
-    agreement(False, None, False)
-    assert agreement(False, None, True) == (True, None)
-
-
-def test_workers_with_other_images_are_refused() -> None:
-    others = np.frombuffer(b"\0\0ac\0\0\0\0", np.int64)
-    with pytest.raises(UserError, match="same images.*worker 1"):
-        pair([0, 2], others).agree_on("images", b"ab")
-
-
-@pytest.mark.parametrize(
-    "values", [[b"\xff" * 9, b"", b"abc"], [b"", b""], [b"", b"\xff" * (1 + 2**25), b"abc"]], ids=["few", "no", "many"]
-)
-def test_bytes_reach_every_worker(values: list[bytes]) -> None:
-    """More than 32 MiB go in two sums."""
-
-    def work(worker: Worker) -> list[bytes]:
-        def sum_of_all(own: np.ndarray) -> np.ndarray:
-            return sum(np.frombuffer(each, np.int64) for each in worker.exchange(own.tobytes()))
-
-        return exchange.exchange(values[worker.worker], worker.worker, worker.workers, sum_of_all)
-
-    assert together(work, len(values)) == [values] * len(values)
+def test_another_version_of_keras_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras, "__version__", "3.16.0")
+    with pytest.raises(UserError, match="needs Keras 3.15.x.*Received: Keras 3.16.0.*--strategy=none"):
+        keras_patches.apply()
 
 
 def test_a_lost_worker_is_named() -> None:
-    team = Distribution(ALONE.strategy, 0, 2)
-    with pytest.raises(WorkerLostError, match="worker 1 has ended.*--run_dir=runs/x"), team.explained("runs/x"):
+    first_of_two = Distribution(ALONE.strategy, 0, 2)
+    lost = pytest.raises(WorkerLostError, match="worker 1 has ended.*--run_dir=runs/x")
+    with lost, first_of_two.explained("runs/x"):
         raise tf.errors.UnavailableError(None, None, "/job:worker/replica:0/task:1 stopped; task:0 noticed")
 
 
@@ -255,32 +173,16 @@ def test_an_error_of_its_own_is_left_alone() -> None:
 def test_multi_worker_needs_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UserError, match="needs TF_CONFIG"):
-        distribution.choose(TrainConfig(strategy="multi_worker"))
+        strategy.choose(TrainConfig(strategy="multi_worker"))
+
+
+def test_a_batch_holds_an_image_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UserError, match="`batch_size` counts .* Received: batch_size=0 for 1 device"):
+        strategy.choose(TrainConfig(batch_size=0))
 
 
 def test_auto_without_gpus_is_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
-    assert distribution.choose(TrainConfig()).is_single
-
-
-def test_the_chief_keeps_its_run_folder() -> None:
-    config = TrainConfig(run_dir="runs/x")
-    with follower.set_apart(ALONE, config) as own:
-        assert own == config
-
-
-def test_a_follower_copies_what_it_resumes_and_cleans_up(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "stdout", sys.stdout)
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "state.npz").write_bytes(b"state")
-    (tmp_path / ".lock").touch()
-    team = dataclasses.replace(ALONE, worker=1)
-    with follower.set_apart(team, TrainConfig(run_dir=str(tmp_path), resume=True)) as own:
-        copy = pathlib.Path(own.run_dir or "")
-        assert (copy / "checkpoint" / "state.npz").read_bytes() == b"state"
-        assert not (copy / ".lock").exists()
-    assert not copy.exists()
-    sys.stdout.close()
+    assert strategy.choose(TrainConfig()).is_single

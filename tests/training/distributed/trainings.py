@@ -1,7 +1,7 @@
-"""Trains small networks in this process, alone or with others, for tests that compare the results.
+"""Trains small networks in this process, by itself or with other workers, for tests that compare the results.
 
-`python -m tests.training.trainings FOLDER STRATEGY DEVICES`: each training leaves its run folder in FOLDER; with more
-than one device, the CPU is taken for so many.
+`python -m tests.training.distributed.trainings FOLDER STRATEGY DEVICES`: each training leaves its run folder in FOLDER;
+with more than one device, the CPU is taken for so many.
 """
 
 from __future__ import annotations

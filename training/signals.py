@@ -1,0 +1,183 @@
+"""SIGTERM, SIGHUP and Ctrl-C: a run ends where it can be resumed, in all workers after the same step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+import errors
+from errors import UserError
+from training.distributed.workers import Workers
+
+_NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_MOST_CALLS = 1000
+
+
+class RunInterruptedError(UserError):
+    """The user, or the system, asked the run to stop, and it has saved its state.
+
+    Args:
+        message: for the user.
+        number: the signal; the exit code tells it as a shell does, 128 + number.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class Signals:
+    """Takes note of SIGTERM, SIGHUP and Ctrl-C from `with` on; a second Ctrl-C ends the process at once.
+
+    A SIGHUP that is ignored, as nohup has it, stays ignored.
+
+    Args:
+        run_dir: the run folder, for the command that resumes the run.
+        worker: index of this process; the message of the chief worker, 0, has that command.
+
+    Attributes:
+        number: the signal that has come; None for none.
+    """
+
+    def __init__(self, run_dir: str, worker: int = 0) -> None:
+        self.number: int | None = None
+        self._run_dir, self._worker = run_dir, worker
+        self._previous: dict[int, Any] = {}
+        self._where: str | None = None
+
+    def __enter__(self) -> Signals:
+        # Python lets only the main thread handle signals.
+        if threading.current_thread() is threading.main_thread():
+            for number in _NUMBERS:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
+        """Restores what signals did before, and raises again a signal that nobody has answered."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+        unanswered, self.number = self.number, None
+        if unanswered is not None and kind is None:
+            signal.raise_signal(unanswered)
+
+    @contextlib.contextmanager
+    def stopping_at_once(self, where: str) -> Iterator[None]:
+        """Lets a signal end the block at once, for blocks that only read.
+
+        Args:
+            where: the run stops, for the message, such as `during the test`.
+
+        Raises:
+            RunInterruptedError: a signal comes, or has come before.
+        """
+        self._where = where
+        try:
+            if self.number is not None:
+                raise self.interrupted(self.number, where)
+            yield
+        finally:
+            self._where = None
+
+    def interrupted(self, number: int, where: str) -> RunInterruptedError:
+        """The error that ends the run when everything is saved; the signal counts as answered.
+
+        Args:
+            number: of the signal, which another worker may have got.
+            where: the run stops, such as `after step 3 of epoch 1; the state is saved`.
+        """
+        self.number = None
+        if self._worker != 0:
+            return RunInterruptedError(f"Worker {self._worker} stopped with worker 0.", number)
+        return RunInterruptedError(
+            f"Stopped by {signal.Signals(number).name} {where}. Resume by "
+            f"`{errors.command('train.py', '--resume', f'--run_dir={self._run_dir}')}`.",
+            number,
+        )
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._where is not None:
+            raise self.interrupted(number, self._where)
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+        # Not `print`, which the signal may just have interrupted. After SIGHUP the terminal may be gone.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nStopping after this step and saving. Ctrl-C stops at once, without saving.\n")
+
+
+class SafePoints:
+    """The moments at which a run can stop or be saved: after each step, or each batch of images that are prepared.
+
+    All workers get the same answer at the same moment, since saving needs the sums of all of them. They ask each other
+    about once a second, after a number of moments that the chief worker measures: to ask at each would slow small
+    networks down.
+
+    Args:
+        signals: ask the run to stop.
+        workers: which pass the same moments in the same order; by default this process alone.
+        is_each_asked: whether the workers ask each other at every moment.
+    """
+
+    def __init__(self, signals: Signals, workers: Workers | None = None, *, is_each_asked: bool = False) -> None:
+        self._signals, self._workers, self._is_each_asked = signals, workers or Workers(), is_each_asked
+        self._interval, self._passed, self._asked = 1, 0, time.monotonic()
+        self._number: int | None = None
+
+    def check(self) -> None:
+        """To be called after each batch of images that are prepared, when they are safe.
+
+        Raises:
+            RunInterruptedError: a signal has come to any worker.
+        """
+        self.reached()
+        self.stop_if_asked("while images were being prepared; what of it is on the disk is kept")
+
+    def reached(self, *, is_due: bool = False, is_certain: bool = False) -> bool:
+        """Whether to save now, because it is time or because the run stops.
+
+        Args:
+            is_due: whether it is time to save by the clock of this worker; that of the chief worker counts.
+            is_certain: whether all workers know that it is time to save, because a phase has ended.
+        """
+        self._passed += 1
+        if self._workers.workers == 1:
+            self._number = self._signals.number
+        elif is_certain or self._passed >= self._interval:
+            is_due = self._ask(is_due)
+        else:
+            is_due, self._number = False, None
+        return is_due or is_certain or self._number is not None
+
+    def stop_if_asked(self, where: str) -> None:
+        """Ends the run when it has been asked to stop by the moment that was reached last.
+
+        Args:
+            where: the run stops, see `Signals.interrupted`.
+
+        Raises:
+            RunInterruptedError: a signal has come to any worker.
+        """
+        if self._number is not None:
+            raise self._signals.interrupted(self._number, where)
+
+    def _ask(self, is_due: bool) -> bool:
+        mine = [int(is_due), self._next_interval()] if self._workers.is_chief else [0, 0]
+        received = [int(self._signals.number == number) for number in _NUMBERS]
+        due, self._interval, *counts = map(int, self._workers.sum(np.array([*mine, *received], np.int64)))
+        self._passed, self._asked = 0, time.monotonic()
+        self._number = next((number for number, count in zip(_NUMBERS, counts, strict=True) if count), None)
+        return due > 0
+
+    def _next_interval(self) -> int:
+        seconds = time.monotonic() - self._asked
+        return 1 if self._is_each_asked else max(1, min(_MOST_CALLS, int(self._passed / max(seconds, 1e-3))))
