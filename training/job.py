@@ -60,8 +60,8 @@ class Job:
     def decoded(self) -> tuple[Batches, Batches]:
         """The images to train and to validate on, decoded once for all phases."""
         # Every worker decodes for itself, or finds what it needs; there is nothing to agree on.
-        is_due = Pause(self.signals, self.checkpoint_seconds)
-        train, val = (keep_decoded(*self.batches(split), self.config.cache, is_due) for split in ("train", "val"))
+        how = (self.config.cache, Pause(self.signals, self.checkpoint_seconds), self.checkpoint_seconds)
+        train, val = (keep_decoded(*self.batches(split), *how) for split in ("train", "val"))
         return train, val
 
     def trainee_and_batches(self, phase: Phase) -> tuple[keras.Model, Batches, Batches]:
@@ -89,7 +89,8 @@ class Job:
             objective=self.objective,
             title=title,
             team=self.team,
-            is_due=Pause(self.signals, self.checkpoint_seconds, Agreement(self.team, self.checkpoint_seconds)),
+            check=Pause(self.signals, self.checkpoint_seconds, Agreement(self.team, self.checkpoint_seconds)),
+            seconds=self.checkpoint_seconds,
             **how,
         )
 
