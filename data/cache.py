@@ -12,11 +12,11 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from data import resumable
 from data.batches import Batches
 from data.decode import RULES
 from data.files import cache_folder, make_folder
 from data.progress import progress
+from data.table import Batch, Table
 
 # What may be taken without asking: the system's file cache and the model need the rest.
 _SHARE_OF_MEMORY = 0.3
@@ -25,7 +25,11 @@ _BATCH = 64
 
 
 def keep_decoded(
-    batches: Batches, digests: list[str], mode: str, is_due: Callable[[], bool] = lambda: False
+    batches: Batches,
+    digests: list[str],
+    mode: str,
+    check: Callable[[], object] = lambda: None,
+    seconds: float = 60.0,
 ) -> Batches:
     """Decodes all images once and gives the batches of the array of them, unless `mode` or the sizes say otherwise.
 
@@ -33,8 +37,11 @@ def keep_decoded(
         batches: of images to decode.
         digests: a hash of each image's content, which names the file on disk.
         mode: `memory`, `disk`, `none` (decode in every epoch), or `auto`: the first of the three that has room.
-        is_due: asked after each batch whether to make sure that a kill doesn't lose what is on the disk so far; what
-            it raises ends the decoding.
+        check: called after each batch; what it raises ends the decoding.
+        seconds: of decoding to the disk that a kill may cost; 0 for no more than a batch.
+
+    Raises:
+        UserError: the disk is full, or the cache can't be written to.
     """
     shape = (len(batches), batches.image_size, batches.image_size, batches.channels)
     place = _choose(int(np.prod(shape, dtype=np.int64))) if mode == "auto" else mode
@@ -42,9 +49,11 @@ def keep_decoded(
         return batches
     plain = dataclasses.replace(batches, batch_size=_BATCH, targets=None, view=None, service=None)
     if place == "memory":
-        pixels = _in_memory(plain, shape, is_due)
+        pixels = np.empty(shape, np.uint8)
+        for first, (values,) in _decoded(plain, 0, check):
+            pixels[first : first + len(values)] = values
     else:
-        pixels = _on_disk(plain, digests, shape, is_due)
+        pixels = _on_disk(plain, digests, shape, check, seconds)
     dataset = batches.dataset
     return dataclasses.replace(batches, inputs=pixels, labels=dataset.labels, columns=dataset.columns)
 
@@ -57,34 +66,24 @@ def _choose(size: int) -> str:
     return "disk" if size <= _SHARE_OF_DISK * shutil.disk_usage(folder).free else "none"
 
 
-def _in_memory(batches: Batches, shape: tuple[int, ...], is_due: Callable[[], bool]) -> np.ndarray:
-    pixels, first = np.empty(shape, np.uint8), 0
-    for batch in _decoded(batches):
-        pixels[first : first + len(batch)] = batch
-        first += len(batch)
-        is_due()
-    return pixels
-
-
-def _on_disk(batches: Batches, digests: list[str], shape: tuple[int, ...], is_due: Callable[[], bool]) -> np.ndarray:
+def _on_disk(
+    batches: Batches, digests: list[str], shape: tuple[int, ...], check: Callable[[], object], seconds: float
+) -> np.ndarray:
     """An array keyed by all that its pixels depend on."""
     key = hashlib.sha256(repr((RULES, tf.__version__, shape, digests)).encode()).hexdigest()[:20]
-    folder = os.path.join(cache_folder(), "pixels", key)
+    table = Table(os.path.join(cache_folder(), "pixels", key), [(shape[1:], np.dtype(np.uint8))], len(batches))
     # To read all pixels at each start would take longer than many a training with them.
-    found = resumable.read(folder, is_checked=False)
-    if found:
-        return found[0]
-    with resumable.filling(folder, [(shape[1:], np.dtype(np.uint8))], len(batches)) as table:
-        rest = batches.dataset.take(np.arange(table.rows, len(batches)))
-        for batch in _decoded(dataclasses.replace(batches, inputs=rest)):
-            table.append(batch)
-            if is_due():
-                table.save()
-    return resumable.just_filled(folder)[0]
+    kept = table.read(is_checked=False) or table.fill(lambda row: _decoded(batches, row, check), seconds)
+    return kept[0]
 
 
-def _decoded(batches: Batches) -> Iterator[np.ndarray]:
-    if len(batches):
-        title = f"decoding (batches of {batches.batch_size})"
-        decoded = progress(batches.evaluation().as_numpy_iterator(), batches.steps_per_epoch, title)
-        yield from (pixels for pixels, _ in decoded)
+def _decoded(batches: Batches, first: int, check: Callable[[], object]) -> Iterator[Batch]:
+    """The pixels from image `first` on."""
+    if first == len(batches):
+        return
+    rest = dataclasses.replace(batches, inputs=batches.dataset.take(np.arange(first, len(batches))))
+    title = f"decoding (batches of {batches.batch_size})"
+    for pixels, _ in progress(rest.evaluation().as_numpy_iterator(), rest.steps_per_epoch, title):
+        yield first, [pixels]
+        first += len(pixels)
+        check()

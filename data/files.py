@@ -99,21 +99,6 @@ def make_folder(path: str) -> None:
         tf.io.gfile.makedirs(path)
 
 
-def reserve(path: str) -> None:
-    """Gives the existing file `path` all of its space on the disk now.
-
-    Writing through a memory map to a file with holes kills the process with SIGBUS when the disk is full.
-
-    Raises:
-        OSError: there is no room, or the file system can't tell.
-    """
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
-    finally:
-        os.close(descriptor)
-
-
 def remove_left_over(folder: str) -> None:
     """Removes what processes have left unfinished in `folder`: those that no longer run, and others a week ago."""
     if "://" in folder or not os.path.isdir(folder):

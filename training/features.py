@@ -1,7 +1,7 @@
 """A frozen backbone computes the same features for an image in every epoch, so they are computed once and kept.
 
 The model is cut behind the last layer that has neither weights to train nor chance in it. The front part fills a
-file of features, one row per image; the rest, a model that shares its layers with the whole, trains on that file.
+table of features, one row per image; the rest, a model that shares its layers with the whole, trains on that table.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from data import resumable
 from data.augment import constants
 from data.batches import Batches
 from data.decode import RULES
 from data.files import cache_folder
 from data.progress import progress
+from data.table import Batch, Column, Table
 from training.distributed.strategy import ALONE, Distribution
 from training.heads import Objective
 
@@ -71,13 +71,14 @@ def compute(
     digests: list[str],
     objective: Objective,
     title: str,
-    team: Distribution = ALONE,
+    distribution: Distribution = ALONE,
     views: Sequence[int | None] = (None,),
-    is_due: Callable[[], bool] = lambda: False,
+    check: Callable[[], object] = lambda: None,
+    seconds: float = 60.0,
 ) -> Batches:
     """The features and targets of all images, from an earlier run where nothing that they depend on has changed.
 
-    An earlier run that was killed has left those that it had made sure of, and the rest is computed.
+    An earlier run that was killed has left those that were safe, and the rest is computed.
 
     Args:
         front: the first part of `cut`.
@@ -85,22 +86,23 @@ def compute(
         digests: a hash of each image's content.
         objective: makes the targets.
         title: of the progress line.
-        team: computes them together; each of its workers reads its share of the images and keeps all features.
+        distribution: computes them together; each of its workers reads its share of the images and keeps all features.
         views: looks at each image, see `Batches.view`, which become the views of the features.
-        is_due: asked after each batch whether to make sure that a kill doesn't lose the features so far; what it
-            raises ends the computation. All workers must get the same answer.
+        check: called after each batch; what it raises ends the computation. It must raise in all workers at once.
+        seconds: of computing that a kill may cost; 0 for no more than a batch.
+
+    Raises:
+        UserError: the disk is full, or the cache can't be written to.
     """
-    images = replace(batches, targets=objective.targets, service=None)
-    work = _Work(front, images, objective, team, views)
+    work = _Work(front, replace(batches, targets=objective.targets, service=None), objective, distribution, views)
     # Workers on one machine must not write to the same files.
-    place = "features" if team.is_chief else f"features-of-worker-{team.worker}"
-    folder = os.path.join(cache_folder(), place, _key(work, digests))
-    columns = resumable.read(folder)
-    if not team.all(columns is not None):
-        _fill(folder, work, title, is_due)
-        columns = None
-    inputs, *targets = columns or resumable.just_filled(folder)
-    labels = tf.nest.pack_sequence_as(_example(work), list(map(np.array, targets)))
+    place = "features" if distribution.is_chief else f"features-of-worker-{distribution.worker}"
+    table = Table(os.path.join(cache_folder(), place, _key(work, digests)), work.columns, work.rows)
+    kept = table.read()
+    if not distribution.all(kept is not None):
+        kept = table.fill(lambda safe: _missing(work, safe, title, check), seconds)
+    inputs, *targets = kept or []
+    labels = tf.nest.pack_sequence_as(work.example, list(map(np.array, targets)))
     return Batches(inputs, labels, batch_size=batches.batch_size, seed=batches.seed, views=len(views))
 
 
@@ -111,61 +113,48 @@ class _Work:
     front: Front
     batches: Batches
     objective: Objective
-    team: Distribution
+    distribution: Distribution
     views: Sequence[int | None]
 
     @property
     def rows(self) -> int:
         return len(self.batches) * len(self.views)
 
+    @functools.cached_property
+    def example(self) -> Any:
+        """Targets of one image, for their structure, shapes and types."""
+        columns = {name: tf.constant(values[:1]) for name, values in self.batches.dataset.columns.items()}
+        return self.objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64), columns)
+
     @property
-    def steps(self) -> int:
-        return self.batches.steps_per_epoch * len(self.views)
-
-    def rows_before(self, step: int) -> int:
-        view, step = divmod(step, self.batches.steps_per_epoch)
-        return view * len(self.batches) + step * self.batches.batch_size
-
-    def steps_in(self, rows: int) -> int:
-        """How many whole steps the first `rows` rows hold."""
-        view, row = divmod(rows, len(self.batches))
-        return view * self.batches.steps_per_epoch + row // self.batches.batch_size
-
-    def passes(self, step: int) -> Iterator[tuple[Batches, int]]:
-        """(batches of a view, first step in them) of what there is to compute from `step` on."""
-        view, first_step = divmod(step, self.batches.steps_per_epoch)
-        for rest in self.views[view:]:
-            yield replace(self.batches, view=rest), first_step
-            first_step = 0
+    def columns(self) -> list[Column]:
+        """Of the features, then of each target."""
+        targets = [(tuple(t.shape[1:]), np.dtype(t.dtype.as_numpy_dtype)) for t in tf.nest.flatten(self.example)]
+        return [(self.front.output_shape[1:], np.dtype(np.float32)), *targets]
 
 
-def _fill(folder: str, work: _Work, title: str, is_due: Callable[[], bool]) -> None:
-    targets = tf.nest.flatten(_example(work))
-    columns = [(tuple(target.shape[1:]), np.dtype(target.dtype.as_numpy_dtype)) for target in targets]
-    columns.insert(0, (work.front.output_shape[1:], np.dtype(np.float32)))
-    with resumable.filling(folder, columns, work.rows) as table:
-        # Batches begin where they do in a computation that nobody has disturbed, and in all workers at once.
-        first = work.steps_in(_least(work.team, table.rows))
-        table.keep_first(work.rows_before(first))
-        if table.rows:
-            print(f"Going on with {title}: {table.rows:,} of {work.rows:,} are there.", file=sys.stderr)
-        for features, target in progress(_forward(work, first), work.steps - first, title):
-            table.append(features, *tf.nest.flatten(target))
-            if is_due():
-                table.save()
+def _missing(work: _Work, safe: int, title: str, check: Callable[[], object]) -> Iterator[Batch]:
+    """The batches behind the first `safe` rows, or behind fewer where another worker has fewer.
+
+    They begin where they do in a computation that nobody has disturbed, and in all workers at once.
+    """
+    size, steps = len(work.batches), work.batches.steps_per_epoch
+    view, row = divmod(_least(work.distribution, safe), size)
+    step = row // work.batches.batch_size
+    row = view * size + step * work.batches.batch_size
+    if row:
+        print(f"Resuming {title}: {row:,} of {work.rows:,} are there.", file=sys.stderr)
+    for features, targets in progress(_forward(work, view, step), (len(work.views) - view) * steps - step, title):
+        yield row, [np.asarray(values) for values in (features, *tf.nest.flatten(targets))]
+        row += len(features)
+        check()
 
 
-def _least(team: Distribution, value: int) -> int:
+def _least(distribution: Distribution, value: int) -> int:
     """The lowest of all workers' values."""
-    values = np.zeros(team.workers, np.int64)
-    values[team.worker] = value
-    return int(team.sum(values).min())
-
-
-def _example(work: _Work) -> Any:
-    """Targets of one image, for their structure, shapes and types."""
-    columns = {name: tf.constant(values[:1]) for name, values in work.batches.dataset.columns.items()}
-    return work.objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64), columns)
+    values = np.zeros(distribution.workers, np.int64)
+    values[distribution.worker] = value
+    return int(distribution.sum(values).min())
 
 
 def _is_fixed(layer: keras.layers.Layer) -> bool:
@@ -187,26 +176,28 @@ def _key(work: _Work, digests: list[str]) -> str:
     facts += ({name: values.tolist() for name, values in dataset.columns.items()},)
     facts += (work.views, () if work.views == (None,) else (batches.seed, constants(batches.augment)))
     # What moves the last bits must not come from another run's cache where the last bits count.
-    facts += (batches.batch_size, work.team.shard.slices) if is_op_determinism_enabled() else ()
+    facts += (batches.batch_size, work.distribution.shard.slices) if is_op_determinism_enabled() else ()
     digest.update(repr(facts).encode())
     return digest.hexdigest()[:20]
 
 
-def _forward(work: _Work, first: int) -> Iterator[tuple[Any, Any]]:
-    """Features and targets of each batch from step `first` on."""
-    for batches, first_step in work.passes(first):
-        if work.team.is_single:
+def _forward(work: _Work, first_view: int, first_step: int) -> Iterator[tuple[Any, Any]]:
+    """Features and targets of each batch, from a step of one of the views on."""
+    for view in work.views[first_view:]:
+        batches = replace(work.batches, view=view)
+        if work.distribution.is_single:
             dataset = batches.evaluation(first_step)
             # Traced for any number of images from the start; else a smaller last batch would be traced again.
             compute = work.front.compute.get_concrete_function(dataset.element_spec[0])
             yield from ((compute(pixels), targets) for pixels, targets in dataset)
         else:
             yield from _forward_together(work, batches, first_step)
+        first_step = 0
 
 
 def _forward_together(work: _Work, batches: Batches, first_step: int) -> Iterator[tuple[Any, Any]]:
     """The same batches in every worker, though each computes its slices only."""
-    dataset, team = batches.dataset, work.team
+    dataset, distribution = batches.dataset, work.distribution
     labels = tf.constant(dataset.labels)
 
     def with_number(pixels: tf.Tensor, numbers: tf.Tensor, columns: dict[str, tf.Tensor]) -> tuple[tf.Tensor, Any]:
@@ -216,11 +207,11 @@ def _forward_together(work: _Work, batches: Batches, first_step: int) -> Iterato
         numbers, wanted = targets
         return numbers, work.front.compute(pixels), wanted
 
-    compute_slices = tf.function(lambda slices: team.strategy.run(compute_slice, slices), reduce_retracing=True)
+    compute_slices = tf.function(lambda slices: distribution.strategy.run(compute_slice, slices), reduce_retracing=True)
     numbered = replace(batches, inputs=replace(dataset, labels=np.arange(len(dataset))), targets=with_number)
-    slices = iter(team.evaluation(numbered, first_step))
+    slices = iter(distribution.evaluation(numbered, first_step))
     for _ in range(first_step, batches.steps_per_epoch):
-        numbers, features, targets = tf.nest.map_structure(team.gather, compute_slices(next(slices)))
+        numbers, features, targets = tf.nest.map_structure(distribution.gather, compute_slices(next(slices)))
         # The slices come in no order to rely on, and those of a small last batch are all the same.
         _, order = np.unique(numbers, return_index=True)
         yield features[order], tf.nest.map_structure(lambda part, order=order: part[order], targets)

@@ -85,8 +85,13 @@ class Job:
     def _decoded(self) -> tuple[Batches, Batches]:
         """The images to train and to validate on, decoded once for all phases."""
         # Every worker decodes for itself, or finds what it needs; there is nothing to agree on.
-        check = SafePoints(self.signals).check
-        train, val = (keep_decoded(*self._images(split), self.config.cache, check) for split in ("train", "val"))
+        keep = functools.partial(
+            keep_decoded,
+            mode=self.config.cache,
+            check=SafePoints(self.signals).check,
+            seconds=self._checkpoint_seconds,
+        )
+        train, val = keep(*self._images("train")), keep(*self._images("val"))
         return train, val
 
     @functools.cached_property
@@ -101,5 +106,10 @@ class Job:
             title=title,
             distribution=self.distribution,
             check=SafePoints(self.signals, self.distribution).check,
+            seconds=self._checkpoint_seconds,
             **how,
         )
+
+    @property
+    def _checkpoint_seconds(self) -> float:
+        return 60 * self.config.checkpoint_minutes

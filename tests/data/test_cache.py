@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import types
@@ -28,8 +29,8 @@ def test_memory_and_disk_hold_the_same_pixels(batches: Batches) -> None:
     assert in_memory.inputs.std() > 10
 
 
-def fail() -> bool:
-    """Is asked after each batch that is decoded."""
+def fail() -> None:
+    """Is called after each batch that is decoded."""
     pytest.fail("decoded again")
 
 
@@ -44,23 +45,48 @@ def test_the_file_on_disk_is_used_again(batches: Batches, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
-def test_decoding_goes_on_where_it_was_ended(done: int) -> None:
+def test_decoding_resumes_where_it_was_ended(done: int) -> None:
     """Of three batches, the last of which is a smaller one."""
     batches = Batches(load("digits").take(np.arange(150)), image_size=16, channels=1)
-    asked: list[int] = []
+    decoded: list[int] = []
 
-    def end() -> bool:
-        asked.append(1)
-        if len(asked) == done:
+    def end() -> None:
+        decoded.append(1)
+        if len(decoded) == done:
             raise KeyboardInterrupt
-        return False
 
     with pytest.raises(KeyboardInterrupt):
         cache.keep_decoded(batches, digests(batches), "disk", end)
-    table = cache.keep_decoded(batches, digests(batches), "disk", lambda: asked.append(2) or False)
-    assert asked.count(2) == 3 - done, "no batch is decoded twice"
+    table = cache.keep_decoded(batches, digests(batches), "disk", lambda: decoded.append(2))
+    assert decoded.count(2) == 3 - done, "no batch is decoded twice"
     whole = cache.keep_decoded(batches, digests(batches), "memory")
     np.testing.assert_array_equal(table.inputs, whole.inputs)
+
+
+@pytest.mark.parametrize("damage", ["cut", "removed", "of another version"])
+def test_what_is_no_whole_file_is_decoded_again(batches: Batches, cache_of_its_own: pathlib.Path, damage: str) -> None:
+    kept = np.array(cache.keep_decoded(batches, digests(batches), "disk").inputs)
+    (folder,) = (cache_of_its_own / "darkroom" / "pixels").iterdir()
+    if damage == "cut":
+        os.truncate(folder / "rows", 1000)
+    elif damage == "removed":
+        (folder / "rows").unlink()
+    else:
+        for path in folder.iterdir():
+            path.write_text("{}")
+        (folder / "column0.npy").touch()
+    decoded: list[int] = []
+    again = cache.keep_decoded(batches, digests(batches), "disk", lambda: decoded.append(1))
+    np.testing.assert_array_equal(again.inputs, kept)
+    assert len(decoded) == 1
+
+
+def test_a_read_only_cache_is_read(batches: Batches, cache_of_its_own: pathlib.Path) -> None:
+    cache.keep_decoded(batches, digests(batches), "disk")
+    (folder,) = (cache_of_its_own / "darkroom" / "pixels").iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
+    cache.keep_decoded(batches, digests(batches), "disk", fail)
+    assert {path.name: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]} == before
 
 
 def test_none_decodes_in_every_epoch(batches: Batches) -> None:

@@ -112,12 +112,3 @@ def test_only_what_dead_processes_left_is_removed(tmp_path: pathlib.Path) -> Non
     (tmp_path / f".part-{host}.{dead}-folder").mkdir()
     files.remove_left_over(str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == sorted(kept)
-
-
-def test_reserved_room_is_really_there(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "mapped"
-    with open(path, "wb") as file:
-        file.truncate(1 << 20)
-    assert path.stat().st_blocks == 0
-    files.reserve(str(path))
-    assert path.stat().st_blocks * 512 >= 1 << 20

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import h5py
@@ -115,17 +115,22 @@ def before_each(point: str, act: Callable[[int], None]) -> None:
 
 
 def _around_each_preparation(before: Callable[[int], None], after: Callable[[int], None]) -> None:
-    from data.resumable import Filling
+    """Calls `before` when a batch is made, and `after` when it is in its file, and safe where it is time for that."""
+    from data.table import Batch, Table
 
-    count, really = itertools.count(1), Filling.append
+    count, really = itertools.count(1), Table.fill
 
-    def append(*arguments: object, **named: object) -> None:
-        number = next(count)
-        before(number)
-        really(*arguments, **named)
-        after(number)
+    def fill(table: Table, batches_from: Callable[[int], Iterator[Batch]], seconds: float) -> list[np.ndarray]:
+        def counted(safe: int) -> Iterator[Batch]:
+            for batch in batches_from(safe):
+                number = next(count)
+                before(number)
+                yield batch
+                after(number)
 
-    Filling.append = append
+        return really(table, counted, seconds)
+
+    Table.fill = fill
 
 
 def _arm(fate: Fate) -> None:

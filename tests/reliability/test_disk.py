@@ -10,17 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 import pytest
 
 import models
-from data import load, resumable
+from data import load
 from data.batches import Batches
 from data.cache import keep_decoded
 from data.files import write_text
+from data.table import Batch, Table
 from errors import UserError
 from models import weights
 from tests.reliability import children
@@ -161,16 +162,15 @@ def test_a_report_or_an_export_on_a_full_disk(
     assert not {name for name in names if name.startswith(".part-")} | (names & {"index.html", "saved_model.pb"})
 
 
-def test_a_full_cache_is_said_before_anything_is_mapped(
+def test_a_full_cache_is_said_before_anything_is_decoded(
     tiny_disk: Disk, images: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writing through a map of a file with holes would end in a bus error, without a word."""
     disk = tiny_disk(100)
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk.path))
     batches = Batches(load(str(images)), image_size=64)
     with pytest.raises(UserError, match="the disk is full.*point XDG_CACHE_HOME to another folder"):
-        keep_decoded(batches, ["x"] * len(batches), "disk")
-    assert not list(disk.path.rglob("*.npy"))
+        keep_decoded(batches, ["x"] * len(batches), "disk", lambda: pytest.fail("decoded"))
+    assert not [path for path in disk.path.rglob("*") if path.is_file()]
 
 
 # A program that empties caches, or an administrator, at the worst moments.
@@ -228,18 +228,26 @@ def test_a_cache_that_goes_away(
 def test_unfinished_tables_make_room_for_others(tiny_disk: Disk) -> None:
     """Nobody fills the first any more; the second is being filled, and stays."""
     disk = tiny_disk(700)
-    columns = [((1024,), np.dtype(np.uint8))]
-    with pytest.raises(ZeroDivisionError), resumable.filling(str(disk.path / "first"), columns, 250) as table:
-        table.append(np.ones((10, 1024)))
-        raise ZeroDivisionError
-    with resumable.filling(str(disk.path / "second"), columns, 250) as table:
+
+    def table(name: str, rows: int) -> Table:
+        return Table(str(disk.path / name), [((1024,), np.dtype(np.uint8))], rows)
+
+    def ones(count: int, then: Callable[[], object] = lambda: None) -> Callable[[int], Iterator[Batch]]:
+        def batches_from(safe: int) -> Iterator[Batch]:
+            yield 0, [np.ones((count, 1024), np.uint8)]
+            then()
+
+        return batches_from
+
+    def others() -> None:
         with pytest.raises(UserError, match="the disk is full"):
-            with resumable.filling(str(disk.path / "third"), columns, 600):
-                pass
-        assert sorted(os.listdir(disk.path)) == ["second.0.part"]
-        with resumable.filling(str(disk.path / "third"), columns, 250) as other:
-            other.append(np.ones((250, 1024)))
-        table.append(np.ones((250, 1024)))
+            table("third", 600).fill(ones(600), 0.0)
+        assert sorted(os.listdir(disk.path)) == ["second"]
+        table("third", 250).fill(ones(250), 0.0)
+
+    with pytest.raises(ZeroDivisionError):
+        table("first", 250).fill(ones(10, lambda: 1 / 0), 0.0)
+    table("second", 250).fill(ones(250, others), 0.0)
     assert sorted(os.listdir(disk.path)) == ["second", "third"]
 
 

@@ -86,7 +86,7 @@ def test_a_signal_while_images_are_prepared(images: pathlib.Path, number: signal
     code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
     assert code == 0, log
     if frozen:
-        assert "Going on with features for training: 16 of 18 are there." in log
+        assert "Resuming features for training: 16 of 18 are there." in log
     # Of training three batches, of validation one, of the test one; where images are decoded, the test needs none.
     assert log.count(PREPARED) == (5 if frozen else 2) - at
 

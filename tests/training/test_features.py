@@ -48,16 +48,15 @@ class Ended(BaseException):
 
 def compute_some(front: keras.Model, images: Batches, batches: int, **how: Any) -> None:
     """Ends the computation after so many batches."""
-    asked: list[int] = []
+    computed: list[int] = []
 
-    def end() -> bool:
-        asked.append(1)
-        if len(asked) == batches:
+    def end() -> None:
+        computed.append(1)
+        if len(computed) == batches:
             raise Ended
-        return False
 
     with pytest.raises(Ended):
-        compute(front, images, is_due=end, **how)
+        compute(front, images, check=end, **how)
 
 
 def test_the_two_halves_are_the_whole(images: Batches) -> None:
@@ -103,14 +102,14 @@ def test_training_on_features_gives_the_weights_of_training_through_the_backbone
         np.testing.assert_allclose(kept, through, atol=1e-5)
 
 
-def fail() -> bool:
-    """Is asked after each batch that is computed."""
+def fail() -> None:
+    """Is called after each batch that is computed."""
     pytest.fail("computed again")
 
 
 def test_features_are_kept_and_used_again(images: Batches) -> None:
     first = compute(features.cut(network())[0], images)
-    again = compute(features.cut(network())[0], images, is_due=fail)
+    again = compute(features.cut(network())[0], images, check=fail)
     np.testing.assert_array_equal(first.inputs, again.inputs)
 
 
@@ -124,14 +123,14 @@ def test_other_weights_pixels_or_sizes_ask_for_other_features(images: Batches) -
         (features.cut(network())[0], digests(images)[::-1]),
     ]:
         with pytest.raises(pytest.fail.Exception, match="computed again"):
-            features.compute(front, images, names, OBJECTIVE, "features", is_due=fail)
+            features.compute(front, images, names, OBJECTIVE, "features", check=fail)
 
 
 def batches_computed(
     images: Batches, objective: Objective = OBJECTIVE, view: int | None = None
 ) -> tuple[int, np.ndarray]:
     """How many batches of features were computed, and the features."""
-    asked: list[bool] = []
+    computed: list[int] = []
     table = features.compute(
         features.cut(network())[0],
         images,
@@ -139,9 +138,9 @@ def batches_computed(
         objective,
         "features",
         views=(view,),
-        is_due=lambda: bool(asked.append(True)),
+        check=lambda: computed.append(1),
     )
-    return len(asked), np.array(table.inputs)
+    return len(computed), np.array(table.inputs)
 
 
 @pytest.mark.parametrize(
@@ -171,10 +170,10 @@ def test_other_weights_of_the_losses_use_the_same_features(images: Batches) -> N
 def test_a_damaged_cache_is_computed_again(images: Batches, cache_of_its_own: pathlib.Path, damage: str) -> None:
     front = features.cut(network())[0]
     wanted = np.array(compute(front, images).inputs)
-    file = next(cache_of_its_own.rglob("column0.npy"))
+    file = next(cache_of_its_own.rglob("rows"))
     content = bytearray(file.read_bytes())
     if damage == "flip":
-        content[-100] ^= 0xFF
+        content[100] ^= 0xFF
         file.write_bytes(content)
     elif damage == "truncate":
         file.write_bytes(content[: len(content) // 2])
@@ -203,15 +202,15 @@ def test_a_computation_may_be_ended_often(images: Batches, cache_of_its_own: pat
     how = {"views": (2, 5)}
     for batches in (1, 4, 8, 1, 1, 12):
         compute_some(front, images, batches, **how)
-    asked: list[int] = []
-    table = compute(front, images, is_due=lambda: asked.append(1) or False, **how)
-    assert len(asked) == 1, "27 of 28 batches were there"
+    computed: list[int] = []
+    table = compute(front, images, check=lambda: computed.append(1), **how)
+    assert len(computed) == 1, "27 of 28 batches were there"
     shutil.rmtree(cache_of_its_own)
     np.testing.assert_array_equal(table.inputs, compute(front, images, **how).inputs)
 
 
 @pytest.mark.parametrize("batches", [1, 3, 5])
-def test_a_computation_goes_on_where_it_was_ended(
+def test_a_computation_resumes_where_it_was_ended(
     images: Batches, capsys: pytest.CaptureFixture, batches: int, cache_of_its_own: pathlib.Path
 ) -> None:
     """Two views of 40 images, 16 at a time: the third batch of each view is a smaller one."""
@@ -219,11 +218,11 @@ def test_a_computation_goes_on_where_it_was_ended(
     views = (0, 1)
     compute_some(front, images, batches, views=views)
     capsys.readouterr()
-    asked: list[int] = []
-    table = compute(front, images, views=views, is_due=lambda: asked.append(1) or False)
-    assert len(asked) == 6 - batches, "no batch is computed twice"
+    computed: list[int] = []
+    table = compute(front, images, views=views, check=lambda: computed.append(1))
+    assert len(computed) == 6 - batches, "no batch is computed twice"
     rows = [0, 16, 32, 40, 56, 72, 80][batches]
-    assert f"Going on with features: {rows} of 80 are there." in capsys.readouterr().err
+    assert f"Resuming features: {rows} of 80 are there." in capsys.readouterr().err
     shutil.rmtree(cache_of_its_own)
     expected = compute(front, images, views=views)
     np.testing.assert_array_equal(table.inputs, expected.inputs)
@@ -241,7 +240,7 @@ class Pair(Distribution):
 
 
 @pytest.mark.parametrize(("other", "rows", "batches"), [(80, 40, 3), (39, 32, 4), (8, 0, 6)])
-def test_all_workers_go_on_behind_the_batch_that_all_have(
+def test_all_workers_resume_behind_the_batch_that_all_have(
     images: Batches, capsys: pytest.CaptureFixture, other: int, rows: int, batches: int
 ) -> None:
     """This one has stopped after 40 rows of 80, the end of the first view."""
@@ -249,11 +248,11 @@ def test_all_workers_go_on_behind_the_batch_that_all_have(
     views = (0, 1)
     compute_some(front, images, 3, views=views)
     capsys.readouterr()
-    asked: list[int] = []
+    computed: list[int] = []
     # Neither has all of them; then both say how many they have.
-    team = Pair(ALONE.strategy, 0, 2, [0, np.array([0, other])])
-    compute(front, images, views=views, team=team, is_due=lambda: asked.append(1) or False)
-    assert len(asked) == batches
+    pair = Pair(ALONE.strategy, 0, 2, [0, np.array([0, other])])
+    compute(front, images, views=views, distribution=pair, check=lambda: computed.append(1))
+    assert len(computed) == batches
     assert (f"{rows} of 80 are there." in capsys.readouterr().err) == (rows > 0)
 
 
@@ -265,8 +264,8 @@ def test_computed_with_the_last_bits_in_mind(images: Batches, is_deterministic: 
         tf.config.experimental.enable_op_determinism()
     try:
         compute(front, images)
-        asked: list[int] = []
-        compute(front, dataclasses.replace(images, batch_size=8), is_due=lambda: asked.append(1) or False)
+        computed: list[int] = []
+        compute(front, dataclasses.replace(images, batch_size=8), check=lambda: computed.append(1))
     finally:
         disable_op_determinism()
-    assert len(asked) == (5 if is_deterministic else 0)
+    assert len(computed) == (5 if is_deterministic else 0)
