@@ -1,4 +1,4 @@
-"""Runs side by side on the same test images: which is better, by how much, at what cost, and is it chance?"""
+"""Runs side by side on the same test images: metrics, costs, and McNemar's test of each pair."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import keras
 import numpy as np
 
 import errors
+import tables
 from data.files import make_folder, write_text
 from data.names import printable
 from errors import UserError
-from evaluation import metrics, pages, plots, svg, tables
+from evaluation import metrics, pages, plots
 from evaluation.predictions import Predictions, answering, from_model
 from training.run import Run, Split, write_json
 
 _WARM_UP_CALLS = 3
 _TIMED_CALLS = 20
-# Below it a difference is called more than chance.
+# The p-value below which a difference is called significant.
 SIGNIFICANT = 0.05
 
 
@@ -33,7 +34,7 @@ def compare(runs: list[Run], batch_size: int) -> dict[str, Any]:
     """
     if len(runs) < 2:
         raise UserError(f"--compare needs two runs at least: evaluate.py --compare RUN RUN. Received: {len(runs)}.")
-    shared = _shared_images(runs)
+    shared = shared_images(runs)
     names = _names(runs)
     rows, correct = [], []
     for name, run, split in zip(names, runs, shared, strict=True):
@@ -57,7 +58,7 @@ def write(comparison: dict[str, Any], folder: str) -> str:
     path = os.path.join(folder, "comparison.html")
     shown = ("name", "accuracy", "accuracy_low", "accuracy_high")
     figure = plots.accuracies(*([row[key] for row in comparison["runs"]] for key in shown))
-    drawing = svg.from_figure(figure, "Accuracy of the runs")
+    drawing = pages.svg(figure, "Accuracy of the runs")
     write_text(path, pages.render("comparison.html.j2", comparison, figure=drawing, significant=SIGNIFICANT))
     return path
 
@@ -70,15 +71,19 @@ def text(comparison: dict[str, Any]) -> str:
         seconds, latency = tables.tenth(row["training_seconds"]), tables.tenth(row["latency_ms"])
         accuracy, loss = tables.percent(row["accuracy"]), tables.decimal(row["log_loss"])
         rows.append([row["name"], accuracy, interval, loss, tables.count(row["parameters"]), seconds, latency])
-    pairs = [["pair", "only the first is right", "only the second", "p (McNemar)"]]
+    pairs = [["pair", "only first correct", "only second correct", "p (McNemar)"]]
     for pair in comparison["pairs"]:
         counts = (tables.count(pair["only_first"]), tables.count(pair["only_second"]))
         pairs.append([f"{pair['first']} / {pair['second']}", *counts, tables.p_value(pair["p_value"])])
     return f"{tables.aligned(rows)}\n\n{tables.aligned(pairs)}"
 
 
-def _shared_images(runs: list[Run]) -> list[Split]:
-    """Each run's test split in the order of the first one's, with the first one's class indices."""
+def shared_images(runs: list[Run]) -> list[Split]:
+    """Each run's test split in the order of the first one's, with the first one's class indices.
+
+    Raises:
+        UserError: the test splits differ in their images or classes.
+    """
     splits = [run.split("test") for run in runs]
     first = _label_of_each(splits[0])
     ordered: list[Split] = []

@@ -7,7 +7,7 @@ import pytest
 
 from errors import UserError
 from evaluation import predictions
-from evaluation.assess import Assessment
+from evaluation.assessment import Assessment
 from models import saved_models
 from serving.export import export_run
 from training.heads import heads_of, probabilities
