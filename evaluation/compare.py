@@ -33,7 +33,7 @@ def compare(runs: list[Run], batch_size: int) -> dict[str, Any]:
         UserError: fewer than two runs, or their test splits differ.
     """
     if len(runs) < 2:
-        raise UserError(f"--compare needs two runs at least: evaluate.py --compare RUN RUN. Received: {len(runs)}.")
+        raise UserError(f"`runs` must be two or more, as in evaluate.py --compare RUN RUN. Received: {len(runs)}.")
     shared = shared_images(runs)
     names = _names(runs)
     rows, correct = [], []
@@ -91,11 +91,11 @@ def shared_images(runs: list[Run]) -> list[Split]:
         differing = _label_of_each(split).items() ^ first.items()
         if differing or run.class_names != runs[0].class_names:
             raise UserError(
-                "--compare needs runs with the same test images and classes. "
+                "`runs` must have the same test images and classes. "
                 f"Received: {runs[0].path} with {len(splits[0])} and {run.path} with "
                 f"{errors.counted(len(split), 'test image')}, "
                 f"{len({address for address, _ in differing})} of them not shared. "
-                "Train them on the same --data with the same --val_fraction and --test_fraction."
+                "Train them on the same `data` with the same `val_fraction` and `test_fraction`."
             )
         places = {address: i for i, address in enumerate(split.addresses)}
         order = np.asarray([places[address] for address in splits[0].addresses], np.int64)
@@ -115,7 +115,7 @@ def _check_same_content(first: Run, run: Run, split: Split, other: Split) -> Non
     differing = [a for i, a in enumerate(split.addresses) if split.encoded(i) != other.encoded(i)]
     if differing:
         raise UserError(
-            f"--compare needs runs with the same test images. Not the same in {first.config.data} and "
+            f"`runs` must have the same test images. Not the same in {first.config.data} and "
             f"{run.config.data}: {errors.counted(len(differing), 'image')}, such as {printable(differing[0])}."
         )
 

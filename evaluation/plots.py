@@ -63,7 +63,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Fig
     axes.set_xticks(range(classes), shown, rotation=90 if classes > 4 else 0, fontsize=name_size)
     axes.set_yticks(range(classes), shown, fontsize=name_size)
     axes.grid(False)
-    axes.set_title("Confusion matrix", loc="left", pad=12)
+    axes.set_title("Images by label and predicted class", loc="left", pad=12)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("label (images)" if classes <= _MOST_COUNTED_CLASSES else "label")
     return figure
@@ -116,7 +116,7 @@ def calibration(labels: np.ndarray, before: np.ndarray, after: np.ndarray | None
     bottom.hist(before.max(axis=1), bins=BINS, range=(0, 1), color=BLUE, alpha=0.8)
     # The most probable of two classes has a half at least.
     top.set(ylim=(0, 1.04), ylabel="accuracy", xlim=(1 / before.shape[1] - 0.02, 1.02))
-    top.set_title("Calibration curve", loc="left", pad=26)
+    top.set_title("Accuracy by confidence", loc="left", pad=26)
     top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, columnspacing=1, fontsize=9)
     bottom.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
     bottom.xaxis.set_major_formatter(PercentFormatter(1))

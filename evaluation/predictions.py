@@ -137,8 +137,8 @@ def _as_array(values: tf.Tensor | np.ndarray) -> np.ndarray:
 def _load_signature(folder: str) -> Callable:
     if not tf.saved_model.contains_saved_model(folder):
         raise UserError(
-            f"--export must be a SavedModel that export.py has written, or a folder of its versions 1, 2, ... "
-            f"Received: --export={folder}. Run export.py first."
+            f"`export` must be a SavedModel that export.py has written, or a folder of its versions 1, 2, ... "
+            f"Received: {folder}. Run export.py first."
         )
     loaded = saved_models.load(folder)
     serve = loaded.signatures.get("serving_default")

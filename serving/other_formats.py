@@ -102,8 +102,8 @@ def _check_packages(kind: str) -> None:
     missing = [name for name in _NEEDS[kind] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"--format={kind} needs the packages {' and '.join(_NEEDS[kind])}. Missing: {', '.join(missing)}. "
-            f"Install them by `pip install {' '.join(missing)}`, or choose --format=saved_model."
+            f"The format {kind} needs the packages {' and '.join(_NEEDS[kind])}. Missing: {', '.join(missing)}. "
+            f"Install them by `pip install {' '.join(missing)}`, or choose the format saved_model."
         )
 
 

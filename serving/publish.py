@@ -57,11 +57,11 @@ def publish(write: Callable[[str], None], base: str, *, version: int | None = No
 def _check(base: str, version: int | None, keep_versions: int) -> None:
     if version is not None and (version < 1 or version in versions(base)):
         raise UserError(
-            f"--version must be at least 1 and not in {base} yet, which holds {versions(base) or 'no version'}. "
-            f"Received: --version={version}. Leave the flag out to take the next number."
+            f"`version` must be at least 1 and not in {base} yet, which holds {versions(base) or 'no version'}. "
+            f"Received: {version}. Leave it out to take the next number."
         )
     if keep_versions < 0:
-        raise UserError(f"--keep_versions must be at least 0 (0 keeps all). Received: --keep_versions={keep_versions}")
+        raise UserError(f"`keep_versions` must be 0, which keeps all, or more. Received: {keep_versions}.")
 
 
 def _next(base: str) -> int:
@@ -94,7 +94,9 @@ def _take_number(unfinished: str, base: str, version: int | None) -> str:
             if error.errno not in _TAKEN:
                 raise
             if version:
-                raise UserError(f"--version={version} has been taken by another export meanwhile.") from error
+                raise UserError(
+                    f"`version` {version} has been taken by another export meanwhile. Leave it out to take the next number."
+                ) from error
 
 
 def _copy(write: Callable[[str], None], base: str, version: int | None) -> str:

@@ -50,7 +50,7 @@ def copied(run: Run, folder: pathlib.Path) -> Run:
 
 
 def test_a_single_run_is_not_a_comparison(run: Run) -> None:
-    with pytest.raises(UserError, match="two runs at least.*Received: 1"):
+    with pytest.raises(UserError, match="`runs` must be two or more.*Received: 1"):
         compare.compare([run], 32)
 
 

@@ -36,7 +36,7 @@ def test_a_saved_model_of_other_classes_is_refused(run: Run, exported: str) -> N
 
 
 def test_a_folder_without_a_saved_model_is_refused(run: Run, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match=f"Received: --export={tmp_path}"):
+    with pytest.raises(UserError, match=f"`export` must be a SavedModel.*Received: {tmp_path}"):
         predictions.from_saved_model(str(tmp_path), run.heads)
 
 

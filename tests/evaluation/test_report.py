@@ -106,7 +106,7 @@ def test_other_images_are_matched_by_the_name_of_their_class(run: Run, tmp_path:
 def test_images_of_unknown_classes_only_are_refused(run: Run, image_folder: pathlib.Path) -> None:
     for name in ("lying", "upright"):
         (image_folder / name).rename(image_folder / name[:2])
-    with pytest.raises(runs.UserError, match="must have a class of the run: lying, upright.*Received: ly, up"):
+    with pytest.raises(runs.UserError, match="must have a class of the run: lying, upright.*Received: .* with ly, up"):
         subject_in(run, str(image_folder), None, "model.keras")
 
 
