@@ -82,9 +82,9 @@ def subject_in(run: Run, data: str, data_dir: str | None, network: str) -> Subje
     found, all_found = _same_images(run, dataset)
     if found and not all_found:
         raise UserError(
-            f"`data` must hold the whole test split of {run.path}, if the run's images have moved there, or other images. "
-            f"Received {found:,} of its images, unchanged, and not the others, in {printable(data)}. Put those back, or "
-            "take the run's images away."
+            f"`data` must hold the whole test split of {run.path}, if the run's images have moved there, or other "
+            f"images. Received {found:,} of its images, unchanged, and not the others, in {printable(data)}. Put those "
+            "back, or take the run's images away."
         )
     return own_test_split(run, network, dataset) if found else _other_images(run, dataset, network)
 
@@ -115,8 +115,9 @@ def _other_images(run: Run, dataset: Dataset, network: str) -> Subject:
     labels = np.asarray([known.get(name, -1) for name in dataset.class_names], np.int64)[dataset.labels]
     if (labels < 0).all():
         raise UserError(
-            f"`data` must have a class of the run: {shortened(run.class_names)}. Received: {printable(dataset.name)} with "
-            f"{shortened(dataset.class_names)}. Name its folders or labels like the run's classes."
+            f"`data` must have a class of the run: {shortened(run.class_names)}. "
+            f"Received: {printable(dataset.name)} with {shortened(dataset.class_names)}. Name its folders or labels like "
+            "the run's classes."
         )
     notes = _on_unknown_classes([name for name in dataset.class_names if name not in known], labels)
     matched = replace(dataset, labels=labels, class_names=run.class_names).take(np.flatnonzero(labels >= 0))
