@@ -13,7 +13,7 @@ import errors
 import startup
 
 if TYPE_CHECKING:
-    from evaluation.assess import Assessment, Subject
+    from evaluation.subject import Subject
     from training.run import Run
 
 _RUN = flags.DEFINE_string("run", None, "Folder of the run that train.py has written, such as runs/NAME.")
@@ -31,12 +31,9 @@ _EXPORT = flags.DEFINE_string(
 _COMPARE = flags.DEFINE_boolean("compare", False, "Compare the runs that follow: evaluate.py --compare RUN RUN ...")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per step, 1 or more.", lower_bound=1)
 
-# A wider table doesn't fit a terminal.
-_MOST_PRINTED_CLASSES = 12
-
 
 def main(argv: list[str]) -> None:
-    """Reads the flags, evaluates, prints the numbers, and says where the report is."""
+    """Reads the flags, evaluates, prints the numbers and the path of the report."""
     _check(argv[1:])
     # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
     startup.load_tensorflow()
@@ -63,7 +60,7 @@ def _check(positional: list[str]) -> None:
 
 
 def _evaluate(run: Run) -> None:
-    from evaluation import assess, card, predictions, report
+    from evaluation import assessment, predictions, report, subject
     from models import saved_models
 
     model = run.load_model()
@@ -72,51 +69,25 @@ def _evaluate(run: Run) -> None:
         predictor = predictions.from_saved_model(network, run.heads)
     else:
         network, predictor = "model.keras", predictions.from_model(model, run.heads)
-    subject = _subject(run, network)
-    assessment = assess.assess(subject, predictor, _BATCH_SIZE.value)
-    print(_summary(assessment))
-    page = report.write(assessment, model, _folder(subject))
-    print(f"\nReport: {page}")
-    if subject.is_own and not _EXPORT.value:
-        print(f"Model card: {card.write(assessment)}")
-
-
-def _subject(run: Run, network: str) -> Subject:
-    from evaluation import assess
 
     if _DATA.value:
-        return assess.subject_in(run, _DATA.value, _DATA_DIR.value, network)
-    return assess.own_test_split(run, network)
+        images = subject.subject_in(run, _DATA.value, _DATA_DIR.value, network)
+    else:
+        images = subject.own_test_split(run, network)
+
+    assessed = assessment.assess(images, predictor, _BATCH_SIZE.value)
+    print(report.summary(assessed))
+    print(f"\nReport: {report.write(assessed, model, _folder(images))}")
+    if images.is_own and not _EXPORT.value:
+        print(f"Model card: {report.write_card(assessed)}")
 
 
 def _folder(subject: Subject) -> str:
-    """The run's own report keeps its place; those on other images or of a SavedModel get one each below it."""
+    """The folder of the report: RUN/report, or one below it for other images or a SavedModel."""
     others = [] if subject.is_own else [("data", _DATA.value or "")]
     others += [("export", subject.network)] if _EXPORT.value else []
     names = [f"{kind}-{os.path.basename(os.path.abspath(path))}" for kind, path in others]
     return os.path.join(subject.run.file("report"), *([re.sub(r"[^\w-]+", "-", "-".join(names))] if names else []))
-
-
-def _summary(assessment: Assessment) -> str:
-    from evaluation import report, tables
-
-    numbers = assessment.numbers
-    low, high = tables.percent(numbers["accuracy_low"]), tables.percent(numbers["accuracy_high"])
-    base = numbers["baseline"]
-    noun = "image" if assessment.subject.is_own else "other image"
-    paragraphs = [
-        f"Accuracy on {errors.counted(numbers['images'], noun)} of {numbers['images_of']}: "
-        f"{tables.percent(numbers['accuracy'])} (95 % interval: {low} to {high}).\n"
-        f'Always "{base["class"]}": {tables.percent(base["accuracy"])}.',
-        tables.per_class(numbers),
-    ]
-    if len(numbers["classes"]) <= _MOST_PRINTED_CLASSES:
-        paragraphs.append(tables.confusion(numbers))
-    for head in report.measured(assessment):
-        found = (f"{name} {tables.decimal(numbers[head.name][key])}" for key, (name, _) in head.measures.items())
-        paragraphs.append(f"{head.title} ({head.scale}): {', '.join(found)}.")
-    paragraphs += [f"Warning: {warning}" for warning in numbers["warnings"]]
-    return "\n\n".join(paragraphs)
 
 
 def _compare(runs: list[Run]) -> None:

@@ -1,4 +1,4 @@
-"""Says what images show: `python predict.py --run=runs/NAME photo.jpg photos/`.
+"""Classifies images: `python predict.py --run=runs/NAME photo.jpg photos/`.
 
 Exit code: 0 when every image was answered, 1 when some or all were not, 2 when the command itself is wrong.
 """
@@ -19,6 +19,8 @@ from data.names import printable
 from serving import answers
 
 if TYPE_CHECKING:
+    import keras
+
     from training.run import Run
 
 _RUN = flags.DEFINE_string("run", None, "Folder of the run that train.py has written, such as runs/NAME.")
@@ -35,30 +37,38 @@ def main(argv: list[str]) -> int:
     answers.check_flags(flags.FLAGS)
     # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
     startup.load_tensorflow()
-    from evaluation import prediction_rows
+    from data.progress import progress
+    from evaluation import predictions
     from training import heads
     from training.run import Run
 
     run = Run.open(_RUN.value or "")
-    paths = prediction_rows.find(argv[1:])
+    paths = predictions.find_files(argv[1:])
     if not paths:
-        raise errors.UserError(f"There must be an image at least. Received no file in: {', '.join(argv[1:])}.")
+        raise errors.UserError(f"There must be at least one image. Received no file in: {', '.join(argv[1:])}.")
     further = [head.name for head in heads.further(run.heads)]
     layout = answers.Layout(paths, [printable(name) for name in run.class_names], further)
-    return answers.write(_predict(run, paths), layout, flags.FLAGS)
-
-
-def _predict(run: Run, paths: list[str]) -> Iterator[answers.Row]:
-    from data.progress import progress
-    from evaluation import prediction_rows, predictions
-
-    answer = predictions.answering(run.load_model(), run.heads)
-    channels = models.find(run.config.model).channels
-    reader = prediction_rows.Reader(run.config.image_size or 0, channels, run.class_names, len(run.class_names))
-    found = reader.rows(paths, answer, _BATCH_SIZE.value)
-    rows = (answers.Row(row.path, dict(row.answers), row.further, row.error) for row in found)
+    rows = _rows(run, run.load_model(), layout)
     # On a terminal the rows themselves show the progress, and a second line would tear them.
-    return rows if sys.stdout.isatty() else progress(rows, len(paths), "predicting")
+    return answers.write(rows if sys.stdout.isatty() else progress(rows, len(paths), "predicting"), layout, flags.FLAGS)
+
+
+def _rows(run: Run, model: keras.Model, layout: answers.Layout) -> Iterator[answers.Row]:
+    from evaluation import predictions
+
+    found = predictions.of_files(
+        layout.images,
+        predictions.answering(model, run.heads),
+        image_size=run.config.image_size or 0,
+        channels=models.find(run.config.model).channels,
+        batch_size=_BATCH_SIZE.value,
+    )
+    for path, answer, error in found:
+        if error:
+            yield answers.Row(path, error=error)
+        else:
+            probabilities = answers.ranked(layout.class_names, answer["probabilities"])
+            yield answers.Row(path, probabilities, {name: answer[name] for name in layout.further})
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ import models
 from benchmarks import local_server, table
 from data.decode import decode
 from data.folder import load as load_folder
-from serving import asking, export, wire
-from serving.metadata import Metadata
+from serving import client, export, wire
 from serving.publish import publish
-from serving.transport import Grpc, Rest, Target, request_body
+from serving.transport import Grpc, Patience, Rest, Target, request_body
+from serving.wire import Metadata
 
 _ROUNDS = 15
 _NUM_IMAGES = 64
@@ -182,18 +182,18 @@ def over_the_wire(
 def _ways(
     addresses: tuple[str, str], images: list[bytes], about: Metadata
 ) -> dict[str, Callable[[], contextlib.AbstractContextManager[Ask]]]:
-    patience = asking.Patience(120.0)
+    patience = Patience(120.0)
     bodies = [pixels_body(image, about, np.uint8) for image in images]
 
     @contextlib.contextmanager
     def grpc_bytes() -> Iterator[Ask]:
         transport = Grpc(Target(addresses[0], "darkroom"))
-        yield lambda i: _check(asking.classify(transport, [images[i % len(images)]], patience))
+        yield lambda i: _check(client.classify(transport, [images[i % len(images)]], patience))
 
     @contextlib.contextmanager
     def rest_bytes() -> Iterator[Ask]:
         transport = Rest(Target(addresses[1], "darkroom"), connections=64)
-        yield lambda i: _check(asking.classify(transport, [images[i % len(images)]], patience))
+        yield lambda i: _check(client.classify(transport, [images[i % len(images)]], patience))
 
     @contextlib.contextmanager
     def rest_numbers() -> Iterator[Ask]:
@@ -205,7 +205,7 @@ def _ways(
     return {"gRPC, JPEG bytes": grpc_bytes, "HTTP, JPEG bytes": rest_bytes, "HTTP, JSON integers": rest_numbers}
 
 
-def _check(answers: list[asking.Answer]) -> None:
+def _check(answers: list[client.Answer]) -> None:
     if any(answer.error for answer in answers):
         raise errors.UserError(f"Every image must be answered. Received: {answers[0].error}")
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
+import tables
+
 Measure = Callable[[], float]
 Cells = Mapping[str, str | float]
 
@@ -49,14 +51,8 @@ def as_markdown(title: str, unit: str, rows: list[Row], *, compare: str) -> str:
 def as_text(rows: Sequence[Cells]) -> str:
     """Rows that have the same keys as aligned lines below a header, numbers with four decimals."""
     columns = list(rows[0])
-    cells = [columns, *([_cell(row[key]) for key in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     is_number = [all(isinstance(row[key], int | float) for row in rows) for key in columns]
-    lines = [
-        "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(*line, strict=True))
-        for line in ((row, widths, is_number) for row in cells)
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    return tables.aligned([columns, *([_cell(row[key]) for key in columns] for row in rows)], is_number)
 
 
 def _cell(value: str | float) -> str:

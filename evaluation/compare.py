@@ -1,4 +1,4 @@
-"""Runs side by side on the same test images: which is better, by how much, at what cost, and is it chance?"""
+"""Runs side by side on the same test images: metrics, costs, and McNemar's test of each pair."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import keras
 import numpy as np
 
 import errors
+import tables
 from data.files import make_folder, write_text
 from data.names import printable
 from errors import UserError
-from evaluation import metrics, pages, plots, svg, tables
+from evaluation import metrics, pages, plots
 from evaluation.predictions import Predictions, answering, from_model
 from training.run import Run, Split
 from training.run_files import write_json
 
 _WARM_UP_CALLS = 3
 _TIMED_CALLS = 20
-# Below it a difference is called more than chance.
+# The p-value below which a difference is called significant.
 SIGNIFICANT = 0.05
 
 
@@ -33,8 +34,8 @@ def compare(runs: list[Run], batch_size: int) -> dict[str, Any]:
         UserError: fewer than two runs, or their test splits differ.
     """
     if len(runs) < 2:
-        raise UserError(f"--compare needs two runs at least: evaluate.py --compare RUN RUN. Received: {len(runs)}.")
-    shared = _shared_images(runs)
+        raise UserError(f"`runs` must be two or more, as in evaluate.py --compare RUN RUN. Received: {len(runs)}.")
+    shared = shared_images(runs)
     names = _names(runs)
     rows, correct = [], []
     for name, run, split in zip(names, runs, shared, strict=True):
@@ -58,7 +59,7 @@ def write(comparison: dict[str, Any], folder: str) -> str:
     path = os.path.join(folder, "comparison.html")
     shown = ("name", "accuracy", "accuracy_low", "accuracy_high")
     figure = plots.accuracies(*([row[key] for row in comparison["runs"]] for key in shown))
-    drawing = svg.from_figure(figure, "Accuracy of the runs")
+    drawing = pages.svg(figure, "Accuracy of the runs")
     write_text(path, pages.render("comparison.html.j2", comparison, figure=drawing, significant=SIGNIFICANT))
     return path
 
@@ -71,15 +72,19 @@ def text(comparison: dict[str, Any]) -> str:
         seconds, latency = tables.tenth(row["training_seconds"]), tables.tenth(row["latency_ms"])
         accuracy, loss = tables.percent(row["accuracy"]), tables.decimal(row["log_loss"])
         rows.append([row["name"], accuracy, interval, loss, tables.count(row["parameters"]), seconds, latency])
-    pairs = [["pair", "only the first is right", "only the second", "p (McNemar)"]]
+    pairs = [["pair", "only first correct", "only second correct", "p (McNemar)"]]
     for pair in comparison["pairs"]:
         counts = (tables.count(pair["only_first"]), tables.count(pair["only_second"]))
         pairs.append([f"{pair['first']} / {pair['second']}", *counts, tables.p_value(pair["p_value"])])
     return f"{tables.aligned(rows)}\n\n{tables.aligned(pairs)}"
 
 
-def _shared_images(runs: list[Run]) -> list[Split]:
-    """Each run's test split in the order of the first one's, with the first one's class indices."""
+def shared_images(runs: list[Run]) -> list[Split]:
+    """Each run's test split in the order of the first one's, with the first one's class indices.
+
+    Raises:
+        UserError: the test splits differ in their images or classes.
+    """
     splits = [run.split("test") for run in runs]
     first = _label_of_each(splits[0])
     ordered: list[Split] = []
@@ -87,11 +92,11 @@ def _shared_images(runs: list[Run]) -> list[Split]:
         differing = _label_of_each(split).items() ^ first.items()
         if differing or run.class_names != runs[0].class_names:
             raise UserError(
-                "--compare needs runs with the same test images and classes. "
+                "`runs` must have the same test images and classes. "
                 f"Received: {runs[0].path} with {len(splits[0])} and {run.path} with "
                 f"{errors.counted(len(split), 'test image')}, "
                 f"{len({address for address, _ in differing})} of them not shared. "
-                "Train them on the same --data with the same --val_fraction and --test_fraction."
+                "Train them on the same `data` with the same `val_fraction` and `test_fraction`."
             )
         places = {address: i for i, address in enumerate(split.addresses)}
         order = np.asarray([places[address] for address in splits[0].addresses], np.int64)
@@ -111,7 +116,7 @@ def _check_same_content(first: Run, run: Run, split: Split, other: Split) -> Non
     differing = [a for i, a in enumerate(split.addresses) if split.encoded(i) != other.encoded(i)]
     if differing:
         raise UserError(
-            f"--compare needs runs with the same test images. Not the same in {first.config.data} and "
+            f"`runs` must have the same test images. Not the same in {first.config.data} and "
             f"{run.config.data}: {errors.counted(len(differing), 'image')}, such as {printable(differing[0])}."
         )
 

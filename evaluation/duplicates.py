@@ -1,4 +1,4 @@
-"""Images of the test split that also stand, nearly the same, among the training images."""
+"""Images of the test split that are, identically or nearly, in the training split too."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _ROWS = 512
 def compare(test: Split, train: Split, typical_px: float) -> list[tuple[int, int, float]]:
     """Pairs of a test image and its nearly identical training image, the most similar first.
 
-    Mirror images count as the same image, for augmentation makes them.
+    Mirror images count as copies, since augmentation makes them.
 
     Args:
-        test: the images that are judged.
-        train: the images that were learned.
-        typical_px: the longer side of a typical image file; small drawings resemble each other more.
+        test: the images to evaluate on.
+        train: the images that were trained on.
+        typical_px: the longer side of a typical image file; small drawings are more alike.
 
     Returns:
         (index in `test`, index in `train`, correlation in 0-1).
@@ -50,7 +50,7 @@ def signatures(thumbnails: Iterable[np.ndarray]) -> np.ndarray:
     """One unit vector per image from batches of gray thumbnails (batch, 64, 64, 1), averaged down to 16 px.
 
     Brightness and contrast are taken out, so that the product of two is the correlation of their images. An image of
-    one color only gives zeros, which resemble nothing.
+    one color only gives zeros, which are like no other image.
     """
     flat = np.concatenate([_averaged(batch).reshape(len(batch), -1) for batch in thumbnails])
     flat -= flat.mean(axis=1, keepdims=True)

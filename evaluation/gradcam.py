@@ -1,4 +1,4 @@
-"""Which places of an image spoke for the answer."""
+"""Grad-CAM heat maps: which regions of an image speak for the predicted class."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def explain(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.n
         classes: indices of the classes to explain; for a single logit 0 or 1.
 
     Returns:
-        float32 in 0-1, shape `(images, height, width)`: 1 where the evidence is strongest, all 0 where nothing spoke
+        float32 in 0-1, shape `(images, height, width)`: 1 where the evidence is strongest, all 0 where there is none
         for the class; None for a network without convolutions.
     """
     name = last_convolution(model)

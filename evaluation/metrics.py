@@ -1,21 +1,29 @@
-"""Exact metrics of a whole split at once, from labels and probabilities. scikit-learn computes them."""
+"""Exact metrics and calibration of a whole split at once, from labels and probabilities."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-from evaluation import calibration
-
 CONFIDENCE_LEVEL = 0.95
+# 15 equal bins of confidence, as in Guo et al.
+BINS = 15
+
 _SHARES = ("precision", "recall", "f1")
 
 # A chart of the best three of four classes would say little; these are where people begin to ask for it.
 _TOP_K_FROM_CLASSES = {20: 5, 6: 3}
+
+# exp(-34) is what float64 can still hold beside 1.
+_SMALLEST_PROBABILITY = 1e-15
+_TEMPERATURES = (0.05, 20.0)
 
 
 def classification(labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
@@ -51,7 +59,7 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, class_names: t
         **_ranking(labels, probabilities),
         "log_loss": number(sk.log_loss(labels, probabilities, labels=indices)),
         "brier": _brier(labels, probabilities),
-        "ece": number(calibration.expected_error(labels, probabilities)),
+        "ece": number(calibration_error(labels, probabilities)),
         "macro": {name: number(values[concerned].mean()) for name, values in zip(_SHARES, columns, strict=False)},
         "classes": [
             _class(name, i in concerned, *row) for i, name, *row in zip(indices, class_names, *columns, strict=True)
@@ -80,8 +88,8 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> dict[str, 
     """McNemar's exact test of two classifiers on the same images (McNemar, Psychometrika 1947).
 
     Returns:
-        `only_first` and `only_second`: how many images just one of them got right; `p_value`: how likely a
-        difference at least as large would be if both were equally good. 1 where they never disagree.
+        `only_first` and `only_second`: how many images just one of them classified correctly; `p_value`:
+        probability of a difference at least as large if both were equally good. 1 where they never disagree.
     """
     only_first = int((first_correct & ~second_correct).sum())
     only_second = int((~first_correct & second_correct).sum())
@@ -129,3 +137,63 @@ def _class(name: str, is_concerned: bool, *values: float) -> dict[str, Any]:
     *shares, support = values
     known = {share: number(value) if is_concerned else None for share, value in zip(_SHARES, shares, strict=True)}
     return {"name": name, **known, "support": int(support)}
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images whose confidence lies in one interval: their number, mean confidence and accuracy."""
+
+    images: int
+    confidence: float
+    accuracy: float
+
+
+def bins(labels: np.ndarray, probabilities: np.ndarray) -> list[Bin]:
+    """The bins that hold images, by the probability of the predicted class."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    numbers = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    members = (numbers == number for number in range(BINS))
+    return [
+        Bin(int(inside.sum()), float(confidence[inside].mean()), float(correct[inside].mean()))
+        for inside in members
+        if inside.any()
+    ]
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The expected calibration error in 0-1: the bins' mean gap between confidence and accuracy.
+
+    Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv:1706.04599), equation 3.
+    """
+    gaps = [bin.images * abs(bin.accuracy - bin.confidence) for bin in bins(labels, probabilities)]
+    return sum(gaps) / len(labels)
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """The temperature that minimises the log loss (Guo et al., section 4.2), to be fitted on the validation split.
+
+    Returns:
+        Above 1 where the model is overconfident; None where the images don't determine it, because there are none or
+        all are classified correctly, so that no confidence would be too high.
+    """
+    if not len(labels) or (probabilities.argmax(axis=1) == labels).all():
+        return None
+    logs = _logs(probabilities)
+    rows = np.arange(len(labels))
+
+    def log_loss(log_temperature: float) -> float:
+        return -float(log_softmax(logs / np.exp(log_temperature), axis=1)[rows, labels].mean())
+
+    found = minimize_scalar(log_loss, bounds=np.log(_TEMPERATURES), method="bounded")
+    return float(np.exp(found.x))
+
+
+def rescale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Softmax of the logits divided by `temperature`. The predicted class stays the same."""
+    return np.exp(log_softmax(_logs(probabilities) / temperature, axis=1))
+
+
+def _logs(probabilities: np.ndarray) -> np.ndarray:
+    """Logits up to a constant for each row, which is all that a softmax sees."""
+    return np.log(np.maximum(probabilities, _SMALLEST_PROBABILITY))

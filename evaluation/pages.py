@@ -1,14 +1,25 @@
-"""Fills the templates. A number on a page names its place in the JSON file beside it, so that both can be compared."""
+"""Parts of a page: templates filled with numbers, figures that follow the reader's theme, and images as data URLs."""
 
 from __future__ import annotations
 
+import base64
+import io
+import warnings
 from functools import cache
 from typing import Any
+from xml.etree import ElementTree
 
 import jinja2
+import matplotlib as mpl
+import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
 
-from evaluation import tables
+import tables
+from training import curves
+
+THUMBNAIL_PX = 176
 
 _FORMATS = {
     "count": tables.count,
@@ -17,10 +28,28 @@ _FORMATS = {
     "percent": tables.percent,
     "tenth": tables.tenth,
 }
+_THEME = {
+    curves.INK: "var(--ink)",
+    curves.FAINT: "var(--faint)",
+    curves.PAPER: "var(--paper)",
+    curves.BLUE: "var(--blue)",
+    curves.ORANGE: "var(--orange)",
+    curves.GREEN: "var(--green)",
+    curves.PINK: "var(--pink)",
+}
+_SVG = "http://www.w3.org/2000/svg"
+# Letters stay letters: small, searchable, in the reader's font; class names may hold a $, which is no formula.
+_AS_TEXT: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False}
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
+ElementTree.register_namespace("", _SVG)
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
 def render(template: str, numbers: dict[str, Any], **context: Any) -> str:
     """Fills `template`, a file of the folder `templates`.
+
+    Each number names its place in the JSON file beside the page, so that both can be compared.
 
     Args:
         template: the file's name.
@@ -57,3 +86,52 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(_FORMATS)
     return environment
+
+
+def svg(figure: Figure, label: str) -> Markup:
+    """The figure as an inline SVG whose colors are the style sheet's; screen readers say `label`."""
+    target = io.StringIO()
+    with mpl.rc_context({**_AS_TEXT, "svg.hashsalt": label}), warnings.catch_warnings():
+        # Matplotlib's font lacks many scripts; the browser, which draws the letters, doesn't.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        figure.savefig(target, format="svg", facecolor="none", metadata=_NO_METADATA)
+    root = ElementTree.fromstring(target.getvalue())
+    # Its size comes from the page.
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+    for group in root.iter(f"{{{_SVG}}}g"):
+        # They are the same in every figure, and nothing refers to them.
+        group.attrib.pop("id", None)
+    drawing = ElementTree.tostring(root, encoding="unicode")
+    for color, variable in _THEME.items():
+        drawing = drawing.replace(color, variable)
+    return Markup(drawing)
+
+
+def thumbnail(encoded: bytes, longest_px: int = THUMBNAIL_PX) -> str:
+    """A small copy of an encoded image as a data URL, in its own aspect ratio; "" when it can't be read."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            # A large JPEG is decoded at a fraction of its size.
+            image.draft("RGB", (2 * longest_px, 2 * longest_px))
+            small = image.convert("RGB")
+    # Pillow raises its parsers' own errors on damaged files; the report shows a blank in place of the image.
+    except Exception:
+        return ""
+    small.thumbnail((longest_px, longest_px))
+    return _data_url(small)
+
+
+def from_pixels(pixels: np.ndarray, side_px: int = THUMBNAIL_PX) -> str:
+    """uint8 pixels (height, width, 1 or 3) as a data URL, enlarged without smoothing where they are smaller."""
+    if pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    image = Image.fromarray(pixels)
+    enlarged = max(image.size) < side_px
+    how = Image.Resampling.NEAREST if enlarged else Image.Resampling.BILINEAR
+    return _data_url(image.resize((side_px, side_px), how))
+
+
+def _data_url(image: Image.Image) -> str:
+    target = io.BytesIO()
+    image.save(target, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(target.getvalue()).decode()

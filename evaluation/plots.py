@@ -1,4 +1,9 @@
-"""The report's plots. Each has a title and named axes with units; colors are only the palette's."""
+"""The report's plots. Each has a title and named axes with units; colors are only the palette's.
+
+scikit-learn's displays are not used. `ConfusionMatrixDisplay` draws an image, which doesn't follow the reader's theme,
+colors the diagonal like the rest, and writes a number into each cell of any matrix; `CalibrationDisplay` is for two
+classes and has no intervals; of `RocCurveDisplay` and `PrecisionRecallDisplay` all labels would be replaced.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn import metrics as sk
 
-from evaluation.calibration import BINS, bins
-from evaluation.metrics import wilson
+from evaluation.metrics import BINS, bins, wilson
 from training.curves import BLUE, FAINT, GREEN, INK, ORANGE, PAPER, STYLE
 
 _WIDTH = 5.2
@@ -40,7 +44,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 @styled
 def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Figure:
-    """Rows are labels, columns predictions; right answers blue, wrong ones orange, stronger for more of the row."""
+    """Rows are labels, columns predictions; correct ones blue, wrong ones orange, stronger for more of the row."""
     classes = len(class_names)
     side = float(np.clip(0.42 * classes + 2.2, 4.4, 11))
     figure = Figure(figsize=(side, side))
@@ -55,67 +59,66 @@ def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Fig
         axes.text(column, row, f"{confusion[row, column]:,}", ha="center", va="center", color=color, fontsize=size)
     name_size = float(np.clip(400 / classes, 4.5, 10))
     axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), aspect="equal")
-    axes.set_xticks(
-        range(classes), [_short(name) for name in class_names], rotation=90 if classes > 4 else 0, fontsize=name_size
-    )
-    axes.set_yticks(range(classes), [_short(name) for name in class_names], fontsize=name_size)
+    shown = [_short(name) for name in class_names]
+    axes.set_xticks(range(classes), shown, rotation=90 if classes > 4 else 0, fontsize=name_size)
+    axes.set_yticks(range(classes), shown, fontsize=name_size)
     axes.grid(False)
-    axes.set_title("Confusion matrix: what was taken for what", loc="left", pad=12)
+    axes.set_title("Images by label and predicted class", loc="left", pad=12)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("label (images)" if classes <= _MOST_COUNTED_CLASSES else "label")
     return figure
 
 
 @styled
-def roc(labels: np.ndarray, scores: np.ndarray, positive: str) -> Figure:
-    """Hits against false alarms over all thresholds; `scores` are probabilities of class 1, named `positive`."""
-    false_alarms, hits, _ = sk.roc_curve(labels, scores)
+def roc(labels: np.ndarray, scores: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+    """True positives against false positives over all thresholds; `scores` are probabilities of class 1."""
+    negative, positive = map(_short, class_names)
     figure, axes = _square()
-    axes.plot(false_alarms, hits, color=BLUE, drawstyle="steps-post", label="this model")
-    axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="guessing")
-    answered = scores > 0.5
-    point = (answered[labels == 0].mean(), answered[labels == 1].mean())
-    axes.plot(*point, "o", color=ORANGE, label="at probability 0.5")
-    axes.set_title("ROC: hits against false alarms", loc="left")
-    axes.set_xlabel(f'others wrongly called "{_short(positive)}"')
-    axes.set_ylabel(f'"{_short(positive)}" found')
+    false_positives, true_positives, _ = sk.roc_curve(labels, scores)
+    axes.plot(false_positives, true_positives, color=BLUE, drawstyle="steps-post", label="this model")
+    axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="chance")
+    above = scores > 0.5
+    axes.plot(above[labels == 0].mean(), above[labels == 1].mean(), "o", color=ORANGE, label="threshold 0.5")
+    axes.set_title("ROC curve", loc="left")
+    axes.set_xlabel(f'false positive rate: "{negative}" predicted as "{positive}"')
+    axes.set_ylabel(f'true positive rate: recall of "{positive}"')
     axes.legend(loc="lower right")
     return figure
 
 
 @styled
-def precision_recall(labels: np.ndarray, scores: np.ndarray, positive: str) -> Figure:
-    """Precision against recall over all thresholds (arguments as in `roc`)."""
-    precision, recall, _ = sk.precision_recall_curve(labels, scores, drop_intermediate=True)
+def precision_recall(labels: np.ndarray, scores: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+    """Precision against recall over all thresholds; `scores` are probabilities of class 1."""
+    positive = _short(class_names[1])
     figure, axes = _square()
+    precision, recall, _ = sk.precision_recall_curve(labels, scores, drop_intermediate=True)
     axes.plot(recall, precision, color=BLUE, drawstyle="steps-post", label="this model")
-    axes.axhline(labels.mean(), color=FAINT, linestyle="--", label="guessing")
-    answered = scores > 0.5
-    if answered.any():
-        point = (answered[labels == 1].mean(), (labels[answered] == 1).mean())
-        axes.plot(*point, "o", color=ORANGE, label="at probability 0.5")
-    axes.set_title("Precision against recall", loc="left")
-    axes.set_xlabel(f'recall: "{_short(positive)}" found')
-    axes.set_ylabel(f'precision: right when saying "{_short(positive)}"')
+    axes.axhline(labels.mean(), color=FAINT, linestyle="--", label="chance")
+    above = scores > 0.5
+    if above.any():
+        axes.plot(above[labels == 1].mean(), labels[above].mean(), "o", color=ORANGE, label="threshold 0.5")
+    axes.set_title("Precision-recall curve", loc="left")
+    axes.set_xlabel(f'recall of "{positive}"')
+    axes.set_ylabel(f'precision of "{positive}"')
     axes.legend(loc="lower left")
     return figure
 
 
 @styled
-def reliability(labels: np.ndarray, before: np.ndarray, after: np.ndarray | None) -> Figure:
-    """How often the model is right against how sure it is, before and after temperature scaling (None: not fitted)."""
+def calibration(labels: np.ndarray, before: np.ndarray, after: np.ndarray | None) -> Figure:
+    """Accuracy against confidence, before and after temperature scaling (None: not fitted), and a histogram."""
     figure = Figure(figsize=(_WIDTH, 5.6))
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    top.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="as sure as right")
-    _draw_reliability(top, labels, before, "as trained", "o", BLUE)
+    top.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="perfectly calibrated")
+    _draw_bins(top, labels, before, "as trained", "o", BLUE)
     if after is not None:
-        _draw_reliability(top, labels, after, "temperature-scaled", "s", ORANGE)
+        _draw_bins(top, labels, after, "temperature-scaled", "s", ORANGE)
     bottom.hist(before.max(axis=1), bins=BINS, range=(0, 1), color=BLUE, alpha=0.8)
     # The most probable of two classes has a half at least.
-    top.set(ylim=(0, 1.04), ylabel="right (share of images)", xlim=(1 / before.shape[1] - 0.02, 1.02))
-    top.set_title("Reliability: does 90 % sure mean 90 % right?", loc="left", pad=26)
+    top.set(ylim=(0, 1.04), ylabel="accuracy", xlim=(1 / before.shape[1] - 0.02, 1.02))
+    top.set_title("Accuracy by confidence", loc="left", pad=26)
     top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, columnspacing=1, fontsize=9)
-    bottom.set(xlabel="confidence (probability of the answer)", ylabel="images")
+    bottom.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
     bottom.xaxis.set_major_formatter(PercentFormatter(1))
     top.yaxis.set_major_formatter(PercentFormatter(1))
     bottom.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
@@ -135,7 +138,7 @@ def class_counts(counts: dict[str, np.ndarray], class_names: tuple[str, ...]) ->
         left = left + values[order]
     axes.invert_yaxis()
     axes.set_yticks(range(len(order)) if named else [], [_short(class_names[i]) for i in order] if named else [])
-    axes.set_title("Images of each class", loc="left", pad=26)
+    axes.set_title("Images per class", loc="left", pad=26)
     axes.set_xlabel("images")
     axes.set_ylabel("class" if named else f"{len(order)} classes, largest first")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -146,14 +149,14 @@ def class_counts(counts: dict[str, np.ndarray], class_names: tuple[str, ...]) ->
 
 @styled
 def sizes(widths: np.ndarray, heights: np.ndarray, image_size: int) -> Figure:
-    """Width and height of the image files in px, with the square that the network sees."""
+    """Width and height of the image files in px, with the square input of the network."""
     figure = Figure(figsize=_SQUARE)
     axes = figure.subplots()
     axes.plot(widths, heights, ".", color=BLUE, alpha=0.35, markersize=4, label="an image file")
-    axes.plot([image_size], [image_size], "s", color=ORANGE, label=f"what the network sees: {image_size} px")
+    axes.plot([image_size], [image_size], "s", color=ORANGE, label=f"input of the network: {image_size} px")
     longest = 1.08 * max(widths.max(), heights.max(), image_size)
     axes.set(xlim=(0, longest), ylim=(0, longest), xlabel="width (px)", ylabel="height (px)")
-    axes.set_title("Sizes of the image files", loc="left", pad=42)
+    axes.set_title("Image sizes", loc="left", pad=42)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     return figure
 
@@ -167,9 +170,9 @@ def accuracies(names: list[str], accuracy: list[float], low: list[float], high: 
     errors = [np.subtract(accuracy, low), np.subtract(high, accuracy)]
     axes.errorbar(accuracy, rows, xerr=errors, fmt="o", color=BLUE, capsize=4)
     axes.set_yticks(rows, [_short(name, 32) for name in names])
-    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="right answers (share of the test images), with 95 % interval")
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="test accuracy, with 95 % interval")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_title("Test accuracy of each run", loc="left")
+    axes.set_title("Test accuracy per run", loc="left")
     return figure
 
 
@@ -189,10 +192,8 @@ def _cell(row: int, column: int, share: float) -> Rectangle:
     return Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, alpha=alpha, linewidth=0)
 
 
-def _draw_reliability(
-    axes: Axes, labels: np.ndarray, probabilities: np.ndarray, name: str, form: str, color: str
-) -> None:
-    """With its 95 % interval, or a bin of two images would look as telling as one of two hundred."""
+def _draw_bins(axes: Axes, labels: np.ndarray, probabilities: np.ndarray, name: str, form: str, color: str) -> None:
+    """Each with its 95 % interval, or a bin of two images would look as certain as one of two hundred."""
     for bin in bins(labels, probabilities):
         low, high = wilson(round(bin.accuracy * bin.images), bin.images)
         axes.plot([bin.confidence] * 2, [low, high], color=color, linewidth=1, alpha=0.6)

@@ -1,15 +1,21 @@
-"""What a trained model says about images: the one pass over them that every number and plot of the report shares."""
+"""The answers of a trained model to a split of a run, which the whole report shares, or to any image files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from data.decode import decode
+from data.image_header import LARGEST_BYTES, TOO_MANY_BYTES, read_header
 from data.progress import progress
 from errors import UserError
 from models import saved_models
@@ -27,7 +33,7 @@ class Predictions:
         labels: int64 class indices, shape `(images,)`.
         probabilities: float64 in 0-1, shape `(images, classes)`, two columns for two classes.
         answers: all answers by name, those of further heads too (see `training.heads.Head.answer`).
-        targets: what the further heads should have answered, by head; nothing of those whose targets aren't known.
+        targets: targets of the further heads, by head; nothing of those whose targets aren't known.
     """
 
     labels: np.ndarray
@@ -50,11 +56,20 @@ class Predictions:
         """Whether the prediction is the label."""
         return self.predicted == self.labels
 
+    @cached_property
+    def errors(self) -> np.ndarray:
+        """Indices of the misclassified images, the most confident prediction first."""
+        wrong = np.flatnonzero(~self.correct)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
+
+# Of a split, with a batch size, and with a title for the progress line.
 Predictor = Callable[[Split, int, str], Predictions]
+Answer = Callable[[np.ndarray | tf.Tensor], Answers]
+_AnswerRows = Callable[[Split, range, tf.Tensor], Answers]
 
 
-def answering(model: keras.Model, heads: Sequence[Head]) -> Callable[[np.ndarray | tf.Tensor], Answers]:
+def answering(model: keras.Model, heads: Sequence[Head]) -> Answer:
     """A function from pixels (batch, height, width, channels) in 0-255 to the answers of all heads, in float64."""
     call = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
 
@@ -69,38 +84,48 @@ def answering(model: keras.Model, heads: Sequence[Head]) -> Callable[[np.ndarray
 def from_model(model: keras.Model, heads: Sequence[Head]) -> Predictor:
     """Predicts with a Keras model, from the same pixels that training sees."""
     answer = answering(model, heads)
-
-    def predict(split: Split, batch_size: int, title: str) -> Predictions:
-        batches = enumerate(_pixels(split, batch_size, title))
-        return _collect(
-            split, ((answer(pixels), _targets(heads, split, i * batch_size, pixels)) for i, pixels in batches)
-        )
-
-    return predict
+    return partial(_predict, lambda split, rows, pixels: answer(pixels), heads)
 
 
 def from_saved_model(folder: str, heads: Sequence[Head]) -> Predictor:
-    """Predicts with the SavedModel itself: encoded files in, as a server gets them.
+    """Predicts with the SavedModel itself, from encoded files, as a server does.
 
     Raises:
         UserError: `folder` holds no SavedModel of this project, or one of other classes.
     """
     serve = _load_signature(folder)
-    names = next(head.class_names for head in heads)
+    names = heads[0].class_names
 
-    def answered(split: Split, start: int, pixels: tf.Tensor) -> tuple[Answers, Answers]:
-        return _checked(_serve(serve, split, start, len(pixels)), names, folder), _targets(heads, split, start, pixels)
+    def answer(split: Split, rows: range, pixels: tf.Tensor) -> Answers:
+        encoded = tf.constant([split.encoded(i) for i in rows])
+        answers = {name: _as_array(value) for name, value in serve(image_bytes=encoded).items()}
+        _check_classes(answers, names, folder)
+        return answers
 
-    def predict(split: Split, batch_size: int, title: str) -> Predictions:
-        batches = enumerate(_pixels(split, batch_size, title))
-        return _collect(split, (answered(split, i * batch_size, pixels) for i, pixels in batches))
-
-    return predict
+    return partial(_predict, answer, heads)
 
 
-def _pixels(split: Split, batch_size: int, title: str) -> Iterable[tf.Tensor]:
+def _predict(answer: _AnswerRows, heads: Sequence[Head], split: Split, batch_size: int, title: str) -> Predictions:
+    """Keeps only the answers, so that memory doesn't grow with the pixels."""
     steps = -(-len(split) // batch_size)
-    return progress(split.pixels(batch_size), steps, f"{title} (batches of {batch_size})")
+    answers, targets = [], []
+    for step, pixels in enumerate(progress(split.pixels(batch_size), steps, f"{title} (batches of {batch_size})")):
+        rows = range(step * batch_size, step * batch_size + len(pixels))
+        answers.append(answer(split, rows, pixels))
+        targets.append(_targets(heads, split, slice(rows.start, rows.stop), pixels))
+    joined = _joined(answers)
+    return Predictions(split.labels, joined["probabilities"], joined, _joined(targets))
+
+
+def _targets(heads: Sequence[Head], split: Split, rows: slice, pixels: tf.Tensor) -> Answers:
+    """The targets of the further heads for a batch, of those whose columns the data set has."""
+    labels = tf.constant(split.labels[rows])
+    columns = {name: tf.constant(values[rows]) for name, values in split.dataset.columns.items()}
+    return {head.name: _as_array(head.target(pixels, labels, columns)) for head in further(heads, columns)}
+
+
+def _joined(batches: Sequence[Answers]) -> Answers:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _as_array(values: tf.Tensor | np.ndarray) -> np.ndarray:
@@ -109,28 +134,11 @@ def _as_array(values: tf.Tensor | np.ndarray) -> np.ndarray:
     return array if array.dtype == object else array.astype(np.float64)
 
 
-def _targets(heads: Sequence[Head], split: Split, start: int, pixels: tf.Tensor) -> Answers:
-    """What the further heads should answer for a batch, as far as the images have what that is made from."""
-    rows = slice(start, start + len(pixels))
-    labels = tf.constant(split.labels[rows])
-    columns = {name: tf.constant(values[rows]) for name, values in split.dataset.columns.items()}
-    return {head.name: _as_array(head.target(pixels, labels, columns)) for head in further(heads, columns)}
-
-
-def _collect(split: Split, batches: Iterable[tuple[Answers, Answers]]) -> Predictions:
-    """Keeps the answers only, so that memory doesn't grow with the pixels."""
-    answers, targets = (
-        {name: np.concatenate([batch[name] for batch in column]) for name in column[0]}
-        for column in zip(*batches, strict=True)
-    )
-    return Predictions(split.labels, answers["probabilities"], answers, targets)
-
-
 def _load_signature(folder: str) -> Callable:
     if not tf.saved_model.contains_saved_model(folder):
         raise UserError(
-            f"--export must be a SavedModel that export.py has written, or a folder of its versions 1, 2, ... "
-            f"Received: --export={folder}. Run export.py first."
+            f"`export` must be a SavedModel that export.py has written, or a folder of its versions 1, 2, ... "
+            f"Received: {folder}. Run export.py first."
         )
     loaded = saved_models.load(folder)
     serve = loaded.signatures.get("serving_default")
@@ -141,12 +149,7 @@ def _load_signature(folder: str) -> Callable:
     return serve
 
 
-def _serve(serve: Callable, split: Split, start: int, count: int) -> Answers:
-    encoded = [split.encoded(i) for i in range(start, start + count)]
-    return {name: _as_array(value) for name, value in serve(image_bytes=tf.constant(encoded)).items()}
-
-
-def _checked(answers: Answers, class_names: tuple[str, ...], folder: str) -> Answers:
+def _check_classes(answers: Answers, class_names: tuple[str, ...], folder: str) -> None:
     """A SavedModel of another run would answer too, in other classes."""
     expected = [name.encode() for name in class_names]
     found = answers["probabilities"]
@@ -156,4 +159,100 @@ def _checked(answers: Answers, class_names: tuple[str, ...], folder: str) -> Ans
             f"The SavedModel in {folder} must read each image and have the classes of this run, "
             f"{', '.join(class_names)}. Received: {found.shape[1]} classes, and the label {answers['label'][0]!r}."
         )
-    return answers
+
+
+def find_files(places: Iterable[str]) -> list[str]:
+    """The files among `places`, and all visible ones below the folders among them, by name."""
+    return [path for place in places for path in (sorted(_below(place)) if _is_folder(place) else [place])]
+
+
+def of_files(
+    paths: Sequence[str], answer: Answer, *, image_size: int, channels: int, batch_size: int
+) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The answers to image files, in order; one that can't be read harms no other.
+
+    Memory doesn't grow with their number: one batch is read ahead while the network is busy.
+
+    Args:
+        paths: local, or on any file system of `tf.io.gfile`.
+        answer: made by `answering`.
+        image_size: height and width that the network sees, in px.
+        channels: 3 (RGB) or 1 (gray).
+        batch_size: images per step.
+
+    Yields:
+        `(path, answers, error)`: the answers of all heads by name, as plain Python values, or the reason for none.
+    """
+    read = partial(_read, image_size=image_size, channels=channels)
+    with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
+        batches = (paths[i : i + batch_size] for i in range(0, len(paths), batch_size))
+        ahead = [(batch, pool.map(read, batch)) for batch in islice(batches, 1)]
+        while ahead:
+            batch, pixels = ahead.pop()
+            ahead = [(following, pool.map(read, following)) for following in islice(batches, 1)]
+            yield from _answered(batch, list(pixels), answer)
+
+
+def _answered(
+    paths: Sequence[str], pixels: list[np.ndarray | str], answer: Answer
+) -> Iterator[tuple[str, dict[str, Any], str]]:
+    good = [image for image in pixels if not isinstance(image, str)]
+    answers = answer(np.stack(good)) if good else {}
+    rows = iter(range(len(good)))
+    for path, image in zip(paths, pixels, strict=True):
+        if isinstance(image, str):
+            yield path, {}, image
+        else:
+            row = next(rows)
+            yield path, {name: _plain(values[row]) for name, values in answers.items()}, ""
+
+
+def _plain(value: np.ndarray | np.float64 | bytes) -> Any:
+    return value.decode() if isinstance(value, bytes) else value.tolist()
+
+
+def _read(path: str, image_size: int, channels: int) -> np.ndarray | str:
+    """Pixels, or why there are none."""
+    try:
+        encoded = _read_remote(path) if "://" in path else _read_local(path)
+    except OSError as error:
+        return f"can't be read: {(error.strerror or 'unknown reason').lower()}"
+    except tf.errors.OpError as error:
+        return f"can't be read: {error.message}"
+    if isinstance(encoded, str):
+        return encoded
+    # A few bytes can claim to be a gigapixel; nothing is decoded before this has looked.
+    if problem := read_header(encoded).problem:
+        return problem
+    try:
+        return decode(tf.constant(encoded), image_size, channels).numpy()
+    except tf.errors.OpError:
+        return "damaged or cut off"
+
+
+def _read_local(path: str) -> bytes | str:
+    """A file's bytes, or why they aren't read."""
+    # Opening a named pipe would wait forever, and reading a film would fill the memory.
+    if not os.path.isfile(path):
+        return "no such file" if not os.path.exists(path) else "not a file"
+    if os.path.getsize(path) > LARGEST_BYTES:
+        return TOO_MANY_BYTES
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _read_remote(path: str) -> bytes | str:
+    if tf.io.gfile.stat(path).length > LARGEST_BYTES:
+        return TOO_MANY_BYTES
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
+def _is_folder(place: str) -> bool:
+    return tf.io.gfile.isdir(place) if "://" in place else os.path.isdir(place)
+
+
+def _below(folder: str) -> Iterator[str]:
+    for parent, folders, names in (tf.io.gfile.walk if "://" in folder else os.walk)(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))

@@ -1,4 +1,4 @@
-"""The report of one run: a page that needs nothing else, its numbers, the list of errors, and the model card."""
+"""What is written about an assessment: a page that needs nothing else, its numbers, errors.csv, and the model card."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from typing import Any
 
 import keras
 import numpy as np
+from markupsafe import Markup
 
+import errors
+import models
+import tables
 from data.files import make_folder, write_text
 from data.names import printable
-from evaluation import exhibits, pages, plots, svg
-from evaluation.assess import Assessment
+from evaluation import examples, pages, plots
+from evaluation.assessment import Assessment
 from training import best_model
 from training.curves import draw_curves
 from training.heads import FurtherHead, further
 from training.run import Run
 from training.run_files import write_json
 
+CARD = "README.md"
 _MOST_CONFUSED = 12
 _MOST_IN_ORDER = 10
-_ERROR_COLUMNS = ("address", "label", "prediction", "confidence", "cause")
+# A wider table doesn't fit a terminal.
+_MOST_PRINTED_CLASSES = 12
 
 
 def write(assessment: Assessment, model: keras.Model, folder: str) -> str:
@@ -39,36 +45,138 @@ def write(assessment: Assessment, model: keras.Model, folder: str) -> str:
     make_folder(folder)
     write_json(os.path.join(folder, "metrics.json"), assessment.numbers)
     write_text(os.path.join(folder, "errors.csv"), _errors(assessment))
-    page = os.path.join(folder, "index.html")
-    write_text(page, _page(assessment, model))
-    return page
+    path = os.path.join(folder, "index.html")
+    write_text(path, _page(assessment, model))
+    return path
 
 
-def most_confused(numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    """The commonest pairs of a label and another prediction, with the share of the label's images."""
-    confusion = np.asarray(numbers["confusion"])
-    wrong = confusion - np.diag(np.diag(confusion))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSED]
-    names = [row["name"] for row in numbers["classes"]]
-    places = [tuple(map(int, np.unravel_index(i, wrong.shape))) for i in order if wrong.flat[i]]
-    return [
-        {
-            "pointer": f"/confusion/{row}/{column}",
-            "label": names[row],
-            "predicted": names[column],
-            "images": int(wrong[row, column]),
-            "share": float(wrong[row, column] / confusion[row].sum()),
-        }
-        for row, column in places
+def write_card(assessment: Assessment) -> str:
+    """Writes the model card into the run folder, as its README.md, and gives its path.
+
+    Raises:
+        UserError: the place can't be written to.
+    """
+    path = assessment.subject.run.file(CARD)
+    write_text(path, card(assessment))
+    return path
+
+
+def summary(assessment: Assessment) -> str:
+    """The numbers as text for a terminal."""
+    numbers = assessment.numbers
+    low, high = tables.percent(numbers["accuracy_low"]), tables.percent(numbers["accuracy_high"])
+    base = numbers["baseline"]
+    noun = "image" if assessment.subject.is_own else "other image"
+    paragraphs = [
+        f"Accuracy on {errors.counted(numbers['images'], noun)} of {numbers['images_of']}: "
+        f"{tables.percent(numbers['accuracy'])} (95 % interval: {low} to {high}).\n"
+        f'Always "{base["class"]}": {tables.percent(base["accuracy"])}.',
+        per_class(numbers),
     ]
+    if len(numbers["classes"]) <= _MOST_PRINTED_CLASSES:
+        paragraphs.append(confusion(numbers))
+    for head in _measured(assessment):
+        found = (f"{name} {tables.decimal(numbers[head.name][key])}" for key, (name, _) in head.measures.items())
+        paragraphs.append(f"{head.title} ({head.scale}): {', '.join(found)}.")
+    return "\n\n".join([*paragraphs, *(f"Warning: {warning}" for warning in numbers["warnings"])])
 
 
-def measured(assessment: Assessment) -> list[FurtherHead]:
+def per_class(numbers: dict[str, Any]) -> str:
+    """Precision, recall, F1 and support of each class, with their mean, as an aligned table."""
+    names = ("precision", "recall", "f1")
+    rows = [
+        [row["name"], *(tables.decimal(row[name]) for name in names), tables.count(row["support"])]
+        for row in numbers["classes"]
+    ]
+    means = [tables.decimal(numbers["macro"][name]) for name in names]
+    header = ["class", "precision", "recall", "F1", "images"]
+    return tables.aligned([header, *rows, ["mean of classes", *means, tables.count(numbers["images"])]])
+
+
+def confusion(numbers: dict[str, Any]) -> str:
+    """The confusion matrix as an aligned table: a row per label, a column per prediction."""
+    names = [row["name"] for row in numbers["classes"]]
+    rows = [[name, *map(tables.count, cells)] for name, cells in zip(names, numbers["confusion"], strict=True)]
+    return tables.aligned([["label \\ predicted", *names], *rows])
+
+
+def card(assessment: Assessment) -> str:
+    """The model card (Mitchell et al., 2019, arXiv:1810.03993) as Markdown."""
+    run = assessment.subject.run
+    return pages.render(
+        "card.md.j2",
+        assessment.numbers,
+        **_context(assessment),
+        spec=models.find(run.config.model),
+        history=run.history(),
+        per_class=per_class(assessment.numbers),
+    )
+
+
+def _page(assessment: Assessment, model: keras.Model) -> str:
+    config = assessment.subject.run.config
+    return pages.render(
+        "report.html.j2",
+        assessment.numbers,
+        **_context(assessment),
+        figures=_figures(assessment),
+        classes=_classes(assessment.numbers),
+        confused=most_confused(assessment.numbers),
+        errors=examples.worst_errors(assessment),
+        num_errors=len(assessment.predictions.errors),
+        grad_cam=examples.grad_cam(assessment, model),
+        copies=examples.copies(assessment),
+        augmented=examples.augmented(assessment.train, config.augment, config.seed),
+        formats=_formats(assessment),
+    )
+
+
+def _context(assessment: Assessment) -> dict[str, Any]:
+    """What both templates name."""
+    run = assessment.subject.run
+    return {
+        "subject": assessment.subject,
+        "config": run.config,
+        "details": run.details(),
+        "heads": _measured(assessment),
+        "kept": best_model.kept(run.path),
+        "counts": {split: int(values.sum()) for split, values in _split_counts(run).items()},
+    }
+
+
+def _figures(assessment: Assessment) -> dict[str, Markup]:
+    """Inline SVG by the name that the template uses; what doesn't apply is left out."""
+    numbers, predictions, names = assessment.numbers, assessment.predictions, assessment.subject.class_names
+    run = assessment.subject.run
+    figures = {
+        "Confusion matrix": plots.confusion_matrix(np.asarray(numbers["confusion"]), names),
+        "Calibration curve": plots.calibration(predictions.labels, predictions.probabilities, assessment.rescaled),
+        "Images per class": plots.class_counts(_split_counts(run), names),
+        "Image sizes": _sizes(assessment),
+    }
+    if numbers["roc_auc"] is not None:
+        scores = predictions.probabilities[:, 1]
+        figures["ROC curve"] = plots.roc(predictions.labels, scores, names)
+        figures["Precision-recall curve"] = plots.precision_recall(predictions.labels, scores, names)
+    for head in _measured(assessment):
+        figures[head.title] = head.figure(predictions.targets[head.name], predictions.answers)
+    if history := run.history():
+        figures["Learning curves"] = draw_curves(history, best_model.kept(run.path).epoch)
+    return {name: pages.svg(figure, name) for name, figure in figures.items()}
+
+
+def _sizes(assessment: Assessment) -> plots.Figure:
+    headers = assessment.headers
+    widths, heights = (np.asarray([getattr(h, side) for h in headers]) for side in ("width", "height"))
+    return plots.sizes(widths, heights, assessment.subject.split.image_size)
+
+
+def _measured(assessment: Assessment) -> list[FurtherHead]:
     """The heads beside the class whose targets are known."""
     return [head for head in further(assessment.subject.heads) if assessment.numbers[head.name]]
 
 
-def split_counts(run: Run) -> dict[str, np.ndarray]:
+def _split_counts(run: Run) -> dict[str, np.ndarray]:
     """How many images of each class are in each split, by the split's name for readers."""
     index = {name: i for i, name in enumerate(run.class_names)}
     rows = run.splits()
@@ -80,29 +188,6 @@ def split_counts(run: Run) -> dict[str, np.ndarray]:
     return {title: values for title, values in counts.items() if values.any()}
 
 
-def _page(assessment: Assessment, model: keras.Model) -> str:
-    subject, run = assessment.subject, assessment.subject.run
-    return pages.render(
-        "report.html.j2",
-        assessment.numbers,
-        subject=subject,
-        config=run.config,
-        details=run.details(),
-        figures=_figures(assessment),
-        heads=measured(assessment),
-        classes=_classes(assessment.numbers),
-        confused=most_confused(assessment.numbers),
-        errors=exhibits.worst_errors(assessment),
-        num_errors=int((~assessment.predictions.correct).sum()),
-        evidence=exhibits.evidence(assessment, model),
-        copies=exhibits.copies(assessment),
-        augmented=exhibits.augmented(assessment.train, run.config.augment, run.config.seed),
-        counts={split: int(values.sum()) for split, values in split_counts(run).items()},
-        formats=_formats(assessment),
-        kept=best_model.kept(run.path),
-    )
-
-
 def _classes(numbers: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     """Index and numbers of each class; of many classes the worst come first, for nobody reads to the end."""
     rows = list(enumerate(numbers["classes"]))
@@ -111,31 +196,22 @@ def _classes(numbers: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     return sorted(rows, key=lambda item: item[1]["f1"] if item[1]["f1"] is not None else 2.0)
 
 
-def _figures(assessment: Assessment) -> dict[str, svg.Markup]:
-    """Inline SVG by the name that the template uses; what doesn't apply is left out."""
-    numbers, predictions, names = assessment.numbers, assessment.predictions, assessment.subject.class_names
-    run = assessment.subject.run
-    figures = {
-        "Confusion matrix": plots.confusion_matrix(np.asarray(numbers["confusion"]), names),
-        "Reliability diagram": plots.reliability(predictions.labels, predictions.probabilities, assessment.rescaled),
-        "Images of each class": plots.class_counts(split_counts(run), names),
-        "Sizes of the image files": _sizes(assessment),
-    }
-    if numbers["roc_auc"] is not None:
-        scores = predictions.probabilities[:, 1]
-        figures["ROC curve"] = plots.roc(predictions.labels, scores, names[1])
-        figures["Precision-recall curve"] = plots.precision_recall(predictions.labels, scores, names[1])
-    for head in measured(assessment):
-        figures[head.title] = head.figure(predictions.targets[head.name], predictions.answers)
-    if history := run.history():
-        figures["Learning curves"] = draw_curves(history, best_model.kept(run.path).epoch)
-    return {name: svg.from_figure(figure, name) for name, figure in figures.items()}
-
-
-def _sizes(assessment: Assessment) -> plots.Figure:
-    headers = assessment.headers
-    widths, heights = (np.asarray([getattr(h, side) for h in headers]) for side in ("width", "height"))
-    return plots.sizes(widths, heights, assessment.subject.split.image_size)
+def most_confused(numbers: dict[str, Any]) -> list[dict[str, Any]]:
+    """The commonest pairs of a label and another prediction, with the share of the label's images."""
+    matrix = np.asarray(numbers["confusion"])
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSED]
+    names = [row["name"] for row in numbers["classes"]]
+    cells = [tuple(map(int, np.unravel_index(i, wrong.shape))) for i in order if wrong.flat[i]]
+    return [
+        {
+            "pointer": f"/confusion/{row}/{column}",
+            "label": names[row],
+            "predicted": names[column],
+            "share": float(wrong[row, column] / matrix[row].sum()),
+        }
+        for row, column in cells
+    ]
 
 
 def _formats(assessment: Assessment) -> dict[str, int]:
@@ -145,12 +221,12 @@ def _formats(assessment: Assessment) -> dict[str, int]:
 
 
 def _errors(assessment: Assessment) -> str:
-    """A row for each wrong image, the most confident first, with an empty column for the cause."""
+    """A row for each misclassified image, the most confident first, with an empty column for the cause."""
     predictions, names = assessment.predictions, assessment.subject.class_names
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(_ERROR_COLUMNS)
-    for i in exhibits.wrong_first_by_confidence(assessment):
+    writer.writerow(["address", "label", "prediction", "confidence", "cause"])
+    for i in predictions.errors:
         label, predicted = names[predictions.labels[i]], names[predictions.predicted[i]]
         address = printable(assessment.subject.split.addresses[i])
         writer.writerow([address, label, predicted, f"{predictions.confidence[i]:.4f}", ""])

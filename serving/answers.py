@@ -11,6 +11,8 @@ from typing import Any
 
 from absl import flags
 
+import tables
+from data.names import printable
 from errors import UserError
 
 # A single long path should not push all answers out of sight.
@@ -19,12 +21,12 @@ _LONGEST_PATH = 100
 
 @dataclass(frozen=True)
 class Row:
-    """What is said of one image.
+    """The answer to one image.
 
     Attributes:
         image: its path, as it was given or found.
         probabilities: in 0-1 by class name, the most probable first; empty with an error.
-        further: what the model's other heads say, by name; empty with an error.
+        further: the values of the model's other heads, by name; empty with an error.
         error: why there is no answer; empty when there is one.
     """
 
@@ -47,6 +49,12 @@ class Layout:
     images: Sequence[str]
     class_names: Sequence[str]
     further: Sequence[str] = ()
+
+
+def ranked(class_names: Sequence[str], probabilities: Sequence[float]) -> dict[str, float]:
+    """Probabilities by class name, the highest first; of equal ones the first class."""
+    pairs = zip(class_names, map(float, probabilities), strict=True)
+    return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
 
 def define_flags() -> None:
@@ -114,7 +122,7 @@ def _record(row: Row, layout: Layout) -> dict[str, Any]:
 
 
 def _write_json(rows: Iterable[Row], layout: Layout) -> None:
-    """One object a line inside the list; a failure in the middle leaves a list of the answers until then."""
+    """One object per line inside the list; a failure in the middle leaves a list of the answers until then."""
     opening = "[\n"
     try:
         for row in rows:
@@ -134,43 +142,34 @@ def _write_csv(rows: Iterable[Row], layout: Layout) -> None:
     for row in rows:
         record = _record(row, layout)
         probabilities = {columns[name]: value for name, value in record.pop("probabilities").items()}
-        writer.writerow({key: _printable(value) for key, value in {**record, **probabilities}.items()})
+        writer.writerow({key: _harmless(value) for key, value in {**record, **probabilities}.items()})
 
 
 def _write_table(rows: Iterable[Row], layout: Layout, top_k: int) -> None:
-    names = [
-        f"{name}{number}" for number in ("", *(f"_{k}" for k in range(2, top_k + 1))) for name in ("label", "score")
-    ]
-    label_width = max(5, *(len(_printable(name)) for name in layout.class_names))
-    longest = max((len(_printable(path)) for path in layout.images), default=0)
-    widths = [min(longest, _LONGEST_PATH), *[label_width, len("score_2")] * top_k, *map(_further_width, layout.further)]
-    print(_line(["image", *names, *layout.further, "error"], widths))
+    numbers = ["", *(f"_{k}" for k in range(2, top_k + 1))]
+    header = ["image", *(name + k for k in numbers for name in ("label", "score")), *layout.further, "error"]
+    longest = max((tables.width(_harmless(path)) for path in layout.images), default=0)
+    label_width = max(5, *(tables.width(_harmless(name)) for name in layout.class_names))
+    further_widths = [max(len(name), len("-100.000")) for name in layout.further]
+    widths = [min(longest, _LONGEST_PATH), *[label_width, len("score_2")] * top_k, *further_widths, 0]
+    left = [False] * len(widths)
+    print(tables.line(header, widths, left))
     for row in rows:
         best = list(row.probabilities.items())[:top_k]
-        answers = [cell for label, score in best for cell in (_printable(label), f"{score:6.1%}")]
+        answers = [cell for label, score in best for cell in (_harmless(label), f"{score:6.1%}")]
         blanks = [""] * (2 * top_k - len(answers))
         further = [_cell(row.further.get(name)) for name in layout.further]
-        print(_line([_printable(row.image), *answers, *blanks, *further, row.error], widths))
-
-
-def _further_width(name: str) -> int:
-    return max(len(name), len("-100.000"))
+        print(tables.line([_harmless(row.image), *answers, *blanks, *further, row.error], widths, left))
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.3f}" if isinstance(value, float) else _printable(str(value))
+    return f"{value:.3f}" if isinstance(value, float) else _harmless(str(value))
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
-    return "  ".join([*padded, cells[-1]]).rstrip()
-
-
-def _printable(value: Any) -> Any:
-    """Text whose bytes aren't UTF-8, or that would move the cursor, with those characters as escapes."""
+def _harmless(value: Any) -> Any:
+    """Text with escapes for what isn't UTF-8 and for what would move the cursor; other values as they are."""
     if not isinstance(value, str):
         return value
-    text = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable(value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -13,20 +13,18 @@ import errors
 import startup
 from data.progress import progress
 from errors import UserError
-from serving import asking, connecting
-from serving.metadata import Metadata
+from serving import client
+from serving.wire import Metadata
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from training.run import Run, Split
+    from training.run import Run
 
 _LISTED = 5
 
 
 def define_flags() -> None:
     """Defines the flags of the check."""
-    connecting.define_flags()
+    client.define_server_flags()
     flags.DEFINE_string("run", None, "Folder of the run whose export the server should have.", required=True)
     flags.DEFINE_integer("limit", 0, "How many of the test images to compare, from the first. 0: all.", lower_bound=0)
     flags.DEFINE_float(
@@ -39,23 +37,34 @@ def main(argv: list[str]) -> int:
     if argv[1:]:
         raise UserError(f"Only flags are understood. Received: {' '.join(argv[1:])}. See --help.")
     options = flags.FLAGS
-    transport, patience = connecting.connect(options)
-    about = asking.metadata(transport, patience)
+    server, patience = client.connect(options)
+    served = client.metadata(server, patience)
     # TensorFlow takes seconds to import, which --help and a wrong address shouldn't.
     startup.load_tensorflow()
-    from serving.export import describe
     from training.run import Run
 
     run = Run.open(options.run)
-    _check_same(about, describe(run), run.path)
+    check_same(served, run)
     differences = compare(
-        run, lambda images: asking.classify(transport, images, patience), options.batch_size, options.limit
+        run, lambda images: client.classify(server, images, patience), options.batch_size, options.limit
     )
     return report(differences, options.tolerance)
 
 
+def check_same(served: Metadata, run: Run) -> None:
+    """Raises `UserError` unless the served model has the classes and the image size of `run`."""
+    from serving.export import describe
+
+    own = describe(run)
+    if (served.class_names, served.image_size) != (own.class_names, own.image_size):
+        raise UserError(
+            f"The server must have the model of {run.path}: {_summary(own)}. Received: {_summary(served)}, from the "
+            f"run {served.run or 'unknown'}. Check --run, --server and --model_name."
+        )
+
+
 def compare(
-    run: Run, ask: Callable[[list[bytes]], list[asking.Answer]], batch_size: int, limit: int = 0
+    run: Run, ask: Callable[[list[bytes]], list[client.Answer]], batch_size: int, limit: int = 0
 ) -> dict[str, float]:
     """The largest difference between the run's and the server's probabilities for each test image, by address.
 
@@ -65,16 +74,22 @@ def compare(
         batch_size: images per request.
         limit: how many images; 0 for all.
     """
+    import tensorflow as tf
+
+    from serving.export import describe
+    from serving.signatures import Signatures
+
     split = run.split("test")
     count = min(limit or len(split), len(split))
-    starts = range(0, count, batch_size)
-    own = _own_probabilities(run, split, batch_size)
+    answer = tf.function(Signatures(run.load_model(), describe(run)).pixels, reduce_retracing=True)
+    batches = zip(range(0, count, batch_size), split.pixels(batch_size), strict=False)
     differences = {}
-    for start, expected in progress(zip(starts, own, strict=False), len(starts), "comparing (requests)"):
+    for start, pixels in progress(batches, -(-count // batch_size), "comparing (requests)"):
         stop = min(start + batch_size, count)
-        answers = ask([split.encoded(i) for i in range(start, stop)])
-        for address, answer, row in zip(split.addresses[start:stop], answers, expected, strict=False):
-            differences[address] = _difference(answer, row)
+        own = answer(pixels)["probabilities"].numpy().tolist()
+        served = ask([split.encoded(i) for i in range(start, stop)])
+        for address, theirs, ours in zip(split.addresses[start:stop], served, own, strict=False):
+            differences[address] = _difference(theirs, ours)
     return differences
 
 
@@ -91,37 +106,17 @@ def report(differences: dict[str, float], tolerance: float) -> int:
     return 1
 
 
-def _check_same(served: Metadata, own: Metadata, path: str) -> None:
-    if (served.class_names, served.image_size) != (own.class_names, own.image_size):
-        raise UserError(
-            f"The server must have the model of {path}: {_summary(own)}. Received: {_summary(served)}, from the run "
-            f"{served.run or 'unknown'}. Check --run, --server and --model_name."
-        )
-
-
 def _summary(about: Metadata) -> str:
     return f"{len(about.class_names)} classes ({', '.join(about.class_names[:5])}), {about.image_size} px"
 
 
-def _own_probabilities(run: Run, split: Split, batch_size: int) -> Iterator[np.ndarray]:
-    import tensorflow as tf
-
-    from training.heads import by_head
-
-    model = run.load_model()
-    call = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
-    head = run.heads[0]
-    for pixels in split.pixels(batch_size):
-        yield head.answer(by_head(call(pixels))[head.name])["probabilities"].numpy()
-
-
-def _difference(answer: asking.Answer, expected: np.ndarray) -> float:
-    if answer.error or len(answer.probabilities) != len(expected):
+def _difference(served: client.Answer, own: list[float]) -> float:
+    if served.error or len(served.probabilities) != len(own):
         return math.inf
-    return max(abs(float(a) - float(b)) for a, b in zip(answer.probabilities, expected, strict=True))
+    return max(abs(a - b) for a, b in zip(served.probabilities, own, strict=True))
 
 
 if __name__ == "__main__":
     define_flags()
-    flags.adopt_module_key_flags(connecting)
+    flags.adopt_module_key_flags(client)
     cli.run(main)

@@ -1,26 +1,32 @@
-"""From a Keras model to a SavedModel that TensorFlow Serving runs."""
+"""From a run to a SavedModel that TensorFlow Serving runs: load, describe, trace, check, warm up, publish."""
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import models
 from data.names import printable
 from errors import UserError
-from serving import warmup
-from serving.metadata import Metadata
+from serving import wire
 from serving.publish import publish
 from serving.signatures import Signatures
+from serving.wire import Metadata
 from training.heads import by_head
 from training.run import Run
 
 SERVER_VERSION = "2.20"
 METADATA_FILE = os.path.join("assets.extra", "metadata.json")
+WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+# One image alone and one batch: each new shape can cost memory planning, and on a GPU a search for the best kernels.
+_WARMUP_BATCH_SIZES = (1, 8)
 _SERVER_OPS = pathlib.Path(__file__).with_name("ops_tensorflow_2_20.txt")
 
 
@@ -28,7 +34,7 @@ def export_run(run: Run, *, base: str | None = None, version: int | None = None,
     """Publishes the best model of `run` as the next version in `base`, and returns the version's path.
 
     Args:
-        run: a run that has finished an epoch at least.
+        run: a run that has finished at least one epoch.
         base: the folder of the versions; None for `export` in the run's folder.
         version: the number to take; None for the next one.
         keep_versions: how many of the highest numbers stay; 0 for all.
@@ -42,7 +48,7 @@ def export_run(run: Run, *, base: str | None = None, version: int | None = None,
 
 
 def describe(run: Run) -> Metadata:
-    """What clients of the run's model can ask for."""
+    """The metadata of the run's model, which clients can ask the server for."""
     spec = models.find(run.config.model)
     known = run.details()
     details: dict[str, Any] = {
@@ -55,7 +61,7 @@ def describe(run: Run) -> Metadata:
         channels=spec.channels,
         heads=spec.heads,
         run=_last_part(os.path.abspath(run.path)),
-        # Clients needn't know in which folders of which user the images lay.
+        # Without folders, which would tell clients where on whose disk the images are.
         details={**details, "data": _last_part(run.config.data), "test": run.test_metrics()},
     )
 
@@ -82,7 +88,7 @@ def save(model: keras.Model, folder: str, metadata: Metadata) -> None:
     check_ops(folder)
     os.makedirs(os.path.join(folder, "assets.extra"), exist_ok=True)
     pathlib.Path(folder, METADATA_FILE).write_text(metadata.to_json() + "\n", encoding="utf-8")
-    warmup.write(folder, metadata)
+    write_warmup(folder, metadata)
 
 
 def check_ops(folder: str) -> None:
@@ -106,6 +112,23 @@ def graph_ops(folder: str) -> set[str]:
     return ops
 
 
+def write_warmup(folder: str, metadata: Metadata) -> None:
+    """Writes the requests that the server answers to itself before it takes any, so that the first real one isn't slow.
+
+    An uncompressed TFRecord file of `PredictionLog` messages: each kind of file that is decoded by its own operation,
+    then batches, then the other signatures. A request that fails would keep the server from loading the version, so
+    all images are valid.
+    """
+    path = os.path.join(folder, WARMUP_FILE)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with tf.io.TFRecordWriter(path) as writer:
+        for images in _warmup_batches(metadata.image_size):
+            writer.write(_record(wire.predict_request(metadata.model, "serving_default", "image_bytes", images)))
+        shape = (1, metadata.image_size, metadata.image_size, metadata.channels)
+        writer.write(_record(wire.pixels_request(metadata.model, shape, bytes(math.prod(shape)))))
+        writer.write(_record(wire.predict_request(metadata.model, "metadata", "request", [b""])))
+
+
 def _check_classes(model: keras.Model, metadata: Metadata) -> None:
     size, channels = metadata.image_size, metadata.channels
     heads = by_head(model.compute_output_spec(keras.KerasTensor((1, size, size, channels)), training=False))
@@ -121,3 +144,19 @@ def _check_classes(model: keras.Model, metadata: Metadata) -> None:
 
 def _last_part(path: str) -> str:
     return printable(os.path.basename(path.rstrip("/")))
+
+
+def _warmup_batches(image_size: int) -> list[list[bytes]]:
+    # Noise, not a flat color: a decoder's work depends on what there is to decode.
+    shape = (2 * image_size, 2 * image_size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    jpeg = tf.io.encode_jpeg(pixels, quality=85).numpy()
+    png = tf.io.encode_png(pixels[:image_size, :image_size]).numpy()
+    return [[png], *([jpeg] * size for size in _WARMUP_BATCH_SIZES)]
+
+
+def _record(request: Any) -> bytes:
+    log = wire.PredictionLog()
+    # The records run on the version they lie in, under whatever name it is served.
+    log.predict_log.request.CopyFrom(request)
+    return log.SerializeToString()

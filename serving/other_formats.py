@@ -14,7 +14,7 @@ import keras
 from data.files import make_folder, replacing
 from errors import UserError
 from serving.export import describe
-from serving.metadata import Metadata
+from serving.wire import Metadata
 from training.run import Run
 
 _NEEDS = {"tflite": (), "onnx": ("onnx", "tf2onnx")}
@@ -27,7 +27,7 @@ def export(run: Run, kind: str, folder: str | None = None) -> str:
     """Writes the best model of `run` as `model.tflite` or `model.onnx`, whole or not at all; returns the path.
 
     Args:
-        run: a run that has finished an epoch at least.
+        run: a run that has finished at least one epoch.
         kind: `tflite` or `onnx`.
         folder: where to write it; None for `export` in the run's folder.
 
@@ -48,15 +48,15 @@ def save(model: keras.Model, path: str, kind: str, metadata: Metadata) -> None:
     """Writes `model` to the file `path`, with its metadata inside.
 
     The file takes float32 pixels in 0-255 (batch, image_size, image_size, channels) and gives logits (one for two
-    classes), and by its name what each further head gives. Decoding and resizing as `data.decode.decode` does is left
-    to its user.
+    classes), and by its name what each further head gives. Its user decodes and resizes images as
+    `data.decode.decode` does.
 
     Args:
         model: as `serving.export.save` takes it.
         path: ends in `.tflite` or `.onnx`.
         kind: `tflite` or `onnx`.
-        metadata: lies in a TFLite file as `metadata.json` and `labels.txt`, which `unzip` and Android's tools find, and
-            in an ONNX file as the properties `metadata` and `class_names`.
+        metadata: stored in a TFLite file as `metadata.json` and `labels.txt`, which `unzip` and Android's tools find,
+            and in an ONNX file as the properties `metadata` and `class_names`.
     """
     size, channels = metadata.image_size, metadata.channels
     pixels = keras.InputSpec(dtype="float32", shape=(None, size, size, channels), name="pixels")
@@ -102,8 +102,8 @@ def _check_packages(kind: str) -> None:
     missing = [name for name in _NEEDS[kind] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"--format={kind} needs the packages {' and '.join(_NEEDS[kind])}. Missing: {', '.join(missing)}. "
-            f"Install them by `pip install {' '.join(missing)}`, or choose --format=saved_model."
+            f"The format {kind} needs the packages {' and '.join(_NEEDS[kind])}. Missing: {', '.join(missing)}. "
+            f"Install them by `pip install {' '.join(missing)}`, or choose the format saved_model."
         )
 
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
+import posixpath
 import shutil
 import socket
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from data.files import explained, make_folder
+import tensorflow as tf
+
+from data import files
 from errors import UserError
 from models.saved_models import versions
-from serving import remote
 
-# The server reads only folders whose name is a number; what is half-way there has a name that is none.
-_UNFINISHED = ".part-"
-_RETIRED = ".old-"
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+_GRAPH = "saved_model.pb"
 
 
 def publish(write: Callable[[str], None], base: str, *, version: int | None = None, keep_versions: int = 0) -> str:
-    """Has `write` make a SavedModel beside the versions in `base` and renames it to the next number.
+    """Lets `write` make a SavedModel and puts it under the next number into `base`.
 
-    The rename is atomic, and fails on a number that another export has taken meanwhile, which then tries the next: any
-    number of exports can run at once, and one that is killed leaves nothing that a server would load.
+    In a local folder any number of exports can run at once: the rename to a number is atomic, and fails for a number
+    that another export has taken meanwhile, which then tries the next. An export that is killed leaves nothing that a
+    server would load.
+
+    On object storage nothing can be renamed, so the graph is copied last: a server that polls the folder meanwhile
+    finds a version without `saved_model.pb`, refuses it and tries again. Two exports at the same time would take the
+    same number; nothing could prevent it.
 
     Args:
-        write: makes the folder whose path it is given, which doesn't exist yet.
-        base: the folder of the versions; made when it doesn't exist. On object storage see `serving.remote`.
+        write: makes the local folder whose path it is given, which doesn't exist yet.
+        base: the folder of the versions, on any path of `tf.io.gfile`; made when it doesn't exist.
         version: the number to take, at least 1; None for one more than the highest.
         keep_versions: how many of the highest numbers stay; 0 for all.
 
@@ -37,85 +42,79 @@ def publish(write: Callable[[str], None], base: str, *, version: int | None = No
         The path of the new version.
 
     Raises:
-        UserError: `base` is full or not to be written to, or `version` exists.
+        UserError: `base` is full or can't be written to, or `version` exists.
     """
     _check(base, version, keep_versions)
-    if "://" in base:
-        return remote.publish(write, base, version, keep_versions)
-    make_folder(base)
-    _remove_left_over(base)
-    unfinished = os.path.join(base, f"{_UNFINISHED}{_owner()}")
-    try:
-        with explained(base):
-            write(unfinished)
-            _flush_to_disk(unfinished)
-            path = _rename(unfinished, base, version)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    if keep_versions:
-        _prune(base, keep_versions, int(os.path.basename(path)))
+    put, remove = (_copy, tf.io.gfile.rmtree) if "://" in base else (_rename, files.discard)
+    path = put(write, base.rstrip("/"), version)
+    for number in versions(base)[:-keep_versions] if keep_versions else []:
+        # A low number that was asked for stays, else the export would be gone at once.
+        if str(number) != os.path.basename(path):
+            remove(os.path.join(base, str(number)))
     return path
 
 
 def _check(base: str, version: int | None, keep_versions: int) -> None:
     if version is not None and (version < 1 or version in versions(base)):
         raise UserError(
-            f"--version must be at least 1 and not in {base} yet, which holds {versions(base) or 'no version'}. "
-            f"Received: --version={version}. Leave the flag out to take the next number."
+            f"`version` must be at least 1 and not in {base} yet, which holds {versions(base) or 'no version'}. "
+            f"Received: {version}. Leave it out to take the next number."
         )
     if keep_versions < 0:
-        raise UserError(f"--keep_versions must be at least 0 (0 keeps all). Received: --keep_versions={keep_versions}")
+        raise UserError(f"`keep_versions` must be 0, which keeps all, or more. Received: {keep_versions}.")
 
 
-def _rename(unfinished: str, base: str, version: int | None) -> str:
+def _next(base: str) -> int:
+    return max(versions(base), default=0) + 1
+
+
+def _rename(write: Callable[[str], None], base: str, version: int | None) -> str:
+    files.make_folder(base)
+    files.remove_left_over(base)
+    # A server reads only folders whose name is a number; this one is such as `remove_left_over` looks for.
+    unfinished = os.path.join(base, f".part-{socket.gethostname()}.{os.getpid()}-{uuid.uuid4().hex}")
+    try:
+        with files.explained(base):
+            write(unfinished)
+            _flush_to_disk(unfinished)
+            path = _take_number(unfinished, base, version)
+            _flush(base)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return path
+
+
+def _take_number(unfinished: str, base: str, version: int | None) -> str:
     while True:
-        number = version or max(versions(base), default=0) + 1
-        path = os.path.join(base, str(number))
+        path = os.path.join(base, str(version or _next(base)))
         try:
             os.rename(unfinished, path)
+            return path
         except OSError as error:
             if error.errno not in _TAKEN:
                 raise
             if version:
-                raise UserError(f"--version={version} has been taken by another export meanwhile.") from error
-        else:
-            _flush(base)
-            return path
+                raise UserError(
+                    f"`version` {version} has been taken by another export meanwhile. Leave it out to take the next "
+                    "one."
+                ) from error
 
 
-def _prune(base: str, keep: int, newest: int) -> None:
-    """Renames a version before removing it, so that no server sees half of one; the one just made always stays."""
-    for number in versions(base)[:-keep]:
-        if number == newest:
-            continue
-        retired = os.path.join(base, f"{_RETIRED}{_owner()}")
-        # Another export may be removing the same version.
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(os.path.join(base, str(number)), retired)
-            shutil.rmtree(retired, ignore_errors=True)
+def _copy(write: Callable[[str], None], base: str, version: int | None) -> str:
+    path = posixpath.join(base, str(version or _next(base)))
+    with tempfile.TemporaryDirectory(prefix="darkroom-") as folder, files.explained(base):
+        local = os.path.join(folder, "version")
+        write(local)
+        for name in sorted(_files(local), key=lambda name: (name == _GRAPH, name)):
+            place = posixpath.join(path, name)
+            tf.io.gfile.makedirs(posixpath.dirname(place))
+            tf.io.gfile.copy(os.path.join(local, name), place)
+    return path
 
 
-def _owner() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-
-
-def _remove_left_over(base: str) -> None:
-    """Removes what an export of this machine that no longer runs has left unfinished."""
-    for name in os.listdir(base):
-        prefix = next((prefix for prefix in (_UNFINISHED, _RETIRED) if name.startswith(prefix)), None)
-        parts = name.removeprefix(prefix or "").rsplit("-", 2)
-        if prefix and len(parts) == 3 and parts[0] == socket.gethostname() and not _is_running(parts[1]):
-            shutil.rmtree(os.path.join(base, name), ignore_errors=True)
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+def _files(folder: str) -> Iterator[str]:
+    for parent, _, names in os.walk(folder):
+        yield from (os.path.relpath(os.path.join(parent, name), folder) for name in names)
 
 
 def _flush_to_disk(folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Calling a TensorFlow Serving over gRPC or HTTP, and what its refusals mean.
+"""Calling a TensorFlow Serving over gRPC or HTTP, with retries, and what its refusals mean.
 
 Imports neither TensorFlow nor Keras: a client machine needs only grpcio, protobuf, requests and NumPy.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import base64
 import json
 import math
+import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +21,10 @@ import requests
 from errors import UserError
 from serving import wire
 
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+# A server that is being restarted is back soon; one that is not there should be reported before anyone gets impatient.
+_DOWN_SECONDS = 3.0
 _CONNECT_SECONDS = 3.0
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -48,7 +55,7 @@ class BusyError(Exception):
 
 
 class WaitedError(Exception):
-    """No answer came within the deadline."""
+    """There was no answer within the deadline."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,19 @@ class Target:
     label: str | None = None
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for the answer to one request.
+
+    Attributes:
+        deadline_seconds: from the first attempt to the answer, pauses included.
+        sleep: replaced in tests.
+    """
+
+    deadline_seconds: float = 30.0
+    sleep: Callable[[float], None] = time.sleep
+
+
 class Transport(Protocol):
     """A way to call a signature."""
 
@@ -80,6 +100,31 @@ class Transport(Protocol):
             UserError: not worth trying again.
         """
         ...
+
+
+def call(transport: Transport, signature: str, name: str, values: list[bytes], patience: Patience) -> Columns:
+    """As `Transport.call`, with new attempts while the server is busy, after random pauses that double.
+
+    urllib3's `Retry` counts attempts, and knows of HTTP only; what a user can set here is one deadline for both ways.
+
+    Raises:
+        UserError: the server is down, too busy for longer than the deadline, or refuses the request.
+    """
+    start = time.monotonic()
+    end = start + patience.deadline_seconds
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return transport.call(signature, name, values, max(end - time.monotonic(), 0.001))
+        except WaitedError as error:
+            raise _too_slow(transport.target, patience) from error
+        except BusyError as error:
+            wait = pause * random.uniform(0.5, 1.0)
+            limit = min(end, start + _DOWN_SECONDS) if error.is_down else end
+            if time.monotonic() + wait > limit:
+                raise _gave_up(transport.target, error, patience) from error
+            patience.sleep(wait)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 class Grpc:
@@ -111,9 +156,9 @@ class Grpc:
         if code in _BUSY_CODES:
             return BusyError(details, is_down=any(word in details.lower() for word in ("connect", "dns", "socket")))
         if code == grpc.StatusCode.NOT_FOUND:
-            return unknown_model(self.target, details)
+            return _unknown_model(self.target, details)
         if code == grpc.StatusCode.UNIMPLEMENTED:
-            return not_a_server(self.target, details)
+            return _not_a_server(self.target, details)
         return refused(self.target, f"{code.name}: {details}")
 
 
@@ -157,14 +202,14 @@ class Rest:
         if response.status_code in _BUSY_STATUS:
             return BusyError(text, is_down=False)
         if response.status_code == 404:
-            return unknown_model(self.target, text)
+            return _unknown_model(self.target, text)
         return refused(self.target, f"HTTP {response.status_code}: {text}")
 
     def _columns(self, response: requests.Response, signature: str) -> Columns:
         try:
             outputs = response.json()["outputs"]
         except (ValueError, KeyError, TypeError) as error:
-            raise not_a_server(self.target, response.text[:200]) from error
+            raise _not_a_server(self.target, response.text[:200]) from error
         # The server drops the name of an output that is the only one.
         return outputs if isinstance(outputs, dict) else {signature: outputs}
 
@@ -176,7 +221,7 @@ def request_body(signature: str, name: str, values: list[bytes]) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode("ascii")
 
 
-def unknown_model(target: Target, details: str) -> UserError:
+def _unknown_model(target: Target, details: str) -> UserError:
     """The server runs, but doesn't have the model."""
     label = f" with the label {target.label}" if target.label else ""
     return UserError(
@@ -194,11 +239,31 @@ def refused(target: Target, details: str) -> UserError:
     )
 
 
-def not_a_server(target: Target, details: str) -> UserError:
+def _not_a_server(target: Target, details: str) -> UserError:
     """Something else listens there."""
     return UserError(
         f"--server={target.server} must be the address of a TensorFlow Serving: its gRPC port, usually 8500, or with "
         f"--rest its HTTP port, usually 8501. Something else answered: {details}"
+    )
+
+
+def _too_slow(target: Target, patience: Patience) -> UserError:
+    return UserError(
+        f"The server at {target.server} must answer within {patience.deadline_seconds:g} seconds, and didn't. Pass a "
+        "longer --deadline_seconds, a smaller --batch_size, or look at the server's load."
+    )
+
+
+def _gave_up(target: Target, error: BusyError, patience: Patience) -> UserError:
+    if error.is_down:
+        return UserError(
+            f"No server can be reached at --server={target.server}. Start TensorFlow Serving (see serving/README.md), "
+            f"or check the host, the port (gRPC 8500, with --rest 8501) and the firewall. Received: {error}"
+        )
+    return UserError(
+        f"The server at {target.server} has been too busy for {patience.deadline_seconds:g} seconds. Try again later, "
+        "pass a longer --deadline_seconds or a smaller --parallel, or give the server more cores or a longer queue "
+        f"(max_enqueued_batches in batching.config). It answered: {error}"
     )
 
 

@@ -1,13 +1,15 @@
-"""The messages of TensorFlow Serving's gRPC interface, as few as the client and the warm-up file need.
+"""What goes between client and server: the metadata of a model, and messages of TensorFlow Serving's gRPC interface.
 
-Same field numbers as in `tensorflow_serving/apis/{predict,model,prediction_log,get_model_status}.proto` and
-`tensorflow/core/framework/{tensor,tensor_shape}.proto`, so the bytes are the same, but without
-`tensorflow-serving-api`: a client machine needs only grpcio and protobuf, and starts at once instead of after the
-seconds that importing TensorFlow takes. Tests compare them with the published messages.
+The messages are as few as the client and the warm-up file need, with the field numbers of
+`tensorflow_serving/apis/{predict,model,prediction_log,get_model_status}.proto` and
+`tensorflow/core/framework/{tensor,tensor_shape}.proto`, so that the bytes are the same. The stubs of
+`tensorflow-serving-api` import TensorFlow, which a client machine needn't have. Tests compare the two.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -53,6 +55,44 @@ FLOAT, UINT8, STRING = 1, 4, 7
 AVAILABLE = 30
 
 
+@dataclass(frozen=True)
+class Metadata:
+    """What travels with a SavedModel, as its `metadata` signature and in `assets.extra/metadata.json`.
+
+    Attributes:
+        model: a name of the registry, or whatever the Keras model is called.
+        class_names: in the order of the columns of `probabilities`; valid UTF-8, for they travel as JSON.
+        image_size: height and width of the network's input in px.
+        channels: 3 (RGB) or 1 (gray).
+        heads: names of the outputs, such as ("class",), in the order of the registry.
+        run: name of the run folder; empty when the model comes from elsewhere.
+        details: what else is known: versions of the libraries, git commit, data, seed, test metrics.
+    """
+
+    model: str
+    class_names: tuple[str, ...]
+    image_size: int
+    channels: int = 3
+    heads: tuple[str, ...] = ("class",)
+    run: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def further_heads(self) -> tuple[str, ...]:
+        """Those beside the class, each of which gives a value by its name."""
+        return tuple(head for head in self.heads if head != "class")
+
+    def to_json(self) -> str:
+        """One JSON object, keys sorted."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Metadata:
+        """Reads what `to_json` wrote; raises ValueError, TypeError or KeyError on anything else."""
+        fields = json.loads(text)
+        return cls(**{**fields, "class_names": tuple(fields["class_names"]), "heads": tuple(fields["heads"])})
+
+
 def _field(message: Any, name: str, number: int, kind: str) -> None:
     is_map = kind.startswith("map ")
     field = message.field.add(name=name, number=number)
@@ -73,8 +113,8 @@ def _classes() -> dict[str, Any]:
     file = descriptor_pb2.FileDescriptorProto(name="darkroom.proto", package="darkroom", syntax="proto3")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
-        for field, (number, kind) in fields.items():
-            _field(message, field, number, kind)
+        for key, (number, kind) in fields.items():
+            _field(message, key, number, kind)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"darkroom.{name}")) for name in _MESSAGES}

@@ -43,7 +43,7 @@ def test_the_numbers_are_printed_and_the_report_and_the_card_written(copy: pathl
     assert (copy / "README.md").read_text().startswith("# lenet5, trained on photos\n")
 
 
-def test_other_images_are_judged_by_the_saved_model_without_touching_the_runs_own_report(
+def test_other_images_are_predicted_by_the_saved_model_without_touching_the_runs_own_report(
     copy: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     write_images(tmp_path / "new", 4, first=700)
@@ -78,15 +78,15 @@ def test_images_that_have_moved_give_the_runs_own_report_and_card(
     assert "left out" not in done.stdout
 
 
-def test_other_images_are_judged_where_the_training_images_are_gone(
+def test_other_images_are_evaluated_where_the_training_images_are_gone(
     bereft: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     write_images(tmp_path / "new", 4, first=700)
     done = evaluate(f"--run={bereft}", f"--data={tmp_path / 'new'}")
     assert done.returncode == 0, done.stderr
     assert f"on 8 other images of {tmp_path / 'new'}: " in done.stdout
-    assert "Warning: Calibration was left out: the run's 16 validation images are not at hand." in done.stdout
-    assert "Warning: The search for copies was left out: the run's 40 training images are not at hand." in done.stdout
+    assert "Warning: Calibration was left out: the run's 16 validation images can't be found." in done.stdout
+    assert "Warning: The search for copies was left out: the run's 40 training images can't be found." in done.stdout
     assert not (bereft / "report" / "index.html").exists() and not (bereft / "README.md").exists()
 
 

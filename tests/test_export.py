@@ -103,5 +103,7 @@ def test_a_run_becomes_one_file_that_names_its_classes(run) -> None:
 
 def test_missing_packages_are_named(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--format=onnx needs the packages onnx and tf2onnx.*pip install onnx tf2onnx"):
+    with pytest.raises(
+        UserError, match="The format onnx needs the packages onnx and tf2onnx.*pip install onnx tf2onnx"
+    ):
         other_formats.export(run, "onnx")

@@ -13,8 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from evaluation import prediction_rows
+from evaluation import predictions
 from evaluation.predictions import Answers
+from serving import answers
 from tests.conftest import encode, has_imported
 from tests.evaluation.conftest import run, write_images
 from training.run import Run
@@ -72,18 +73,19 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_each_file_has_its_row_and_a_broken_one_harms_no_other(folder: pathlib.Path) -> None:
-    paths = prediction_rows.find([str(folder), str(folder / "nowhere.png")])
-    reader = prediction_rows.Reader(8, 3, NAMES, top_k=2)
-    rows = list(reader.rows(paths, by_brightness, batch_size=3))
-    assert [pathlib.Path(row.path).name for row in rows] == [
+    paths = predictions.find_files([str(folder), str(folder / "nowhere.png")])
+    rows = list(predictions.of_files(paths, by_brightness, image_size=8, channels=3, batch_size=3))
+    assert [pathlib.Path(path).name for path, _, _ in rows] == [
         "a.png", "b.png", "c.png", "bomb.png", "cut.jpg", "empty.jpg", "notes.txt", "nowhere.png",
     ]  # fmt: skip
-    first, second, third, *bad = rows
-    assert [name for name, _ in first.answers] == ["bright", "middle"]
-    assert [row.answers[0][0] for row in (first, second, third)] == ["bright", "dark", "bright"]
-    assert first.answers[0][1] == pytest.approx(0.7 * 250 / 255)
-    assert [row.error != "" and row.answers == () for row in bad] == [True] * 5
-    assert "megapixels" in bad[0].error and bad[2].error == "empty file" and bad[4].error == "no such file"
+    good, bad = rows[:3], rows[3:]
+    ranked = [answers.ranked(NAMES, answer["probabilities"]) for _, answer, error in good if not error]
+    assert list(ranked[0]) == ["bright", "middle", "dark"]
+    assert [next(iter(names)) for names in ranked] == ["bright", "dark", "bright"]
+    assert ranked[0]["bright"] == pytest.approx(0.7 * 250 / 255)
+    assert [error != "" and answer == {} for _, answer, error in bad] == [True] * 5
+    reasons = [error for _, _, error in bad]
+    assert "megapixels" in reasons[0] and reasons[2] == "empty file" and reasons[4] == "no such file"
 
 
 def test_a_named_pipe_and_an_unreadable_name_are_rows_too(tmp_path: pathlib.Path) -> None:
@@ -91,10 +93,10 @@ def test_a_named_pipe_and_an_unreadable_name_are_rows_too(tmp_path: pathlib.Path
     odd = os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9.png")
     with open(odd, "wb") as file:
         file.write(gray(255))
-    reader = prediction_rows.Reader(8, 3, NAMES)
-    odd_row, pipe = reader.rows(prediction_rows.find([str(tmp_path)]), by_brightness, 4)
-    assert pipe.error == "not a file"
-    assert odd_row.path == odd and odd_row.answers[0][0] == "bright"
+    paths = predictions.find_files([str(tmp_path)])
+    (path, answer, _), (*_, error) = predictions.of_files(paths, by_brightness, image_size=8, channels=3, batch_size=4)
+    assert error == "not a file"
+    assert path == odd and next(iter(answers.ranked(NAMES, answer["probabilities"]))) == "bright"
 
 
 @pytest.mark.parametrize("images", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -102,9 +104,9 @@ def test_memory_stays_flat_over_many_images(tmp_path: pathlib.Path, images: int)
     path = tmp_path / "a.png"
     path.write_bytes(encode(np.zeros((40, 40, 3), np.uint8), "PNG"))
     # The pixels of 1,000 images are 110 MB.
-    reader = prediction_rows.Reader(192, 3, NAMES)
+    rows = predictions.of_files([str(path)] * images, by_brightness, image_size=192, channels=3, batch_size=32)
     resident = []
-    for count, _ in enumerate(reader.rows([str(path)] * images, by_brightness, 32), start=1):
+    for count, _ in enumerate(rows, start=1):
         if count % 500 == 0:
             resident.append(psutil.Process().memory_info().rss)
     assert len(resident) == images // 500

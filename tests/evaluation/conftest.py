@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from evaluation.assess import Assessment, assess, own_test_split
+from evaluation.assessment import Assessment, assess
 from evaluation.predictions import from_model
+from evaluation.subject import own_test_split
 from tests.conftest import encode
 from training.config import TrainConfig
 from training.resolve import resolved
@@ -57,5 +58,5 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def assessment(run: Run) -> Assessment:
-    """The run judged by its own test split."""
+    """The run evaluated on its own test split."""
     return assess(own_test_split(run, "model.keras"), from_model(run.load_model(), run.heads), batch_size=5)

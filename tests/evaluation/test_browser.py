@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from evaluation import compare, report
-from evaluation.assess import Assessment
+from evaluation.assessment import Assessment
 from tests.evaluation.pages_read import differing
 
 _CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

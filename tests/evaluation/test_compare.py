@@ -11,7 +11,7 @@ import pytest
 from data.files import write_text
 from errors import UserError
 from evaluation import compare
-from evaluation.assess import Assessment
+from evaluation.assessment import Assessment
 from tests.conftest import encode
 from tests.evaluation.conftest import train_run
 from tests.evaluation.pages_read import Page, differing
@@ -50,7 +50,7 @@ def copied(run: Run, folder: pathlib.Path) -> Run:
 
 
 def test_a_single_run_is_not_a_comparison(run: Run) -> None:
-    with pytest.raises(UserError, match="two runs at least.*Received: 1"):
+    with pytest.raises(UserError, match="`runs` must be two or more.*Received: 1"):
         compare.compare([run], 32)
 
 
@@ -70,17 +70,17 @@ def test_other_images_under_the_same_names_are_refused(run: Run, tmp_path: pathl
     config["flags"]["data"] = str(photos)
     write_text(other.file("config.json"), json.dumps(config))
     other = dataclasses.replace(other, config=dataclasses.replace(other.config, data=str(photos)))
-    compare._shared_images([run, other])
+    compare.shared_images([run, other])
     address = run.split("test").addresses[0]
     (photos / address).write_bytes(encode(np.zeros((9, 9, 3), np.uint8), "PNG"))
     with pytest.raises(UserError, match="Not the same in .*: 1 image, such as "):
-        compare._shared_images([run, other])
+        compare.shared_images([run, other])
 
 
 def test_the_order_of_splits_csv_does_not_matter(run: Run, tmp_path: pathlib.Path) -> None:
     other = copied(run, tmp_path / "other")
     header, *rows = pathlib.Path(other.file("splits.csv")).read_text().splitlines()
     write_text(other.file("splits.csv"), "\n".join([header, *reversed(rows)]) + "\n")
-    first, second = compare._shared_images([run, other])
+    first, second = compare.shared_images([run, other])
     assert first.addresses == second.addresses
     np.testing.assert_array_equal(first.labels, second.labels)

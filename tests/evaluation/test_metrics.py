@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn.metrics import precision_recall_fscore_support
 
 from evaluation import metrics
@@ -41,7 +42,7 @@ def test_wilson_interval_of_a_published_example() -> None:
     assert metrics.wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
 
 
-def test_the_baseline_is_the_largest_class_of_training_even_where_the_test_part_has_another() -> None:
+def test_the_baseline_is_the_largest_class_of_training_even_where_the_test_split_has_another() -> None:
     labels = np.array([0, 1, 1, 1])
     found = metrics.baseline(labels, np.array([30, 10]), NAMES)
     assert (found["class"], found["accuracy"], found["balanced_accuracy"]) == ("cat", 0.25, 0.5)
@@ -92,7 +93,7 @@ def test_top_k_comes_with_many_classes() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(classes=st.integers(2, 8), images=st.integers(1, 12), seed=st.integers(0, 999), sharpness=st.floats(0.01, 50))
-def test_any_part_gives_valid_json_and_agrees_with_its_confusion_matrix(
+def test_any_split_gives_valid_json_and_agrees_with_its_confusion_matrix(
     classes: int, images: int, seed: int, sharpness: float
 ) -> None:
     generator = np.random.default_rng(seed)
@@ -115,3 +116,39 @@ def test_mcnemar_counts_only_images_on_which_the_runs_differ() -> None:
     # Twice the probability of at most 2 heads in 12 throws: 2 * (1 + 12 + 66) / 4096.
     assert found == {"only_first": 10, "only_second": 2, "p_value": pytest.approx(158 / 4096)}
     assert metrics.mcnemar(first, first) == {"only_first": 0, "only_second": 0, "p_value": 1.0}
+
+
+def test_calibration_error_of_two_bins_worked_out_by_hand() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    labels = np.array([0, 0, 1, 1])
+    assert metrics.calibration_error(labels, probabilities) == pytest.approx(0.75 * (0.9 - 2 / 3) + 0.25 * 0.4)
+    assert [bin.images for bin in metrics.bins(labels, probabilities)] == [1, 3]
+
+
+def test_full_confidence_falls_into_the_last_bin() -> None:
+    assert metrics.bins(np.array([0]), np.array([[1.0, 0.0]])) == [metrics.Bin(1, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+@pytest.mark.parametrize("classes", [2, 7])
+def test_the_temperature_that_spoilt_the_logits_is_found_again(temperature: float, classes: int) -> None:
+    generator = np.random.default_rng(0)
+    logits = 2 * generator.normal(size=(20_000, classes))
+    honest = softmax(logits, axis=1)
+    labels = (honest.cumsum(axis=1) > generator.random((len(honest), 1))).argmax(axis=1)
+    spoilt = softmax(temperature * logits, axis=1)
+    assert metrics.fit_temperature(labels, spoilt) == pytest.approx(temperature, rel=0.04)
+    mended = metrics.rescale(spoilt, temperature)
+    np.testing.assert_allclose(mended, honest, atol=1e-6)
+    np.testing.assert_array_equal(mended.argmax(axis=1), spoilt.argmax(axis=1))
+
+
+def test_images_that_do_not_determine_a_temperature() -> None:
+    assert metrics.fit_temperature(np.array([], np.int64), np.empty((0, 2))) is None
+    assert metrics.fit_temperature(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]])) is None
+
+
+def test_probabilities_of_zero_stay_finite() -> None:
+    certain = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert np.isfinite(metrics.rescale(certain, 2.0)).all()
+    assert metrics.fit_temperature(np.array([1, 1]), certain) == pytest.approx(20, rel=0.01)

@@ -7,7 +7,7 @@ import pytest
 
 from errors import UserError
 from evaluation import predictions
-from evaluation.assess import Assessment
+from evaluation.assessment import Assessment
 from models import saved_models
 from serving.export import export_run
 from training.heads import heads_of, probabilities
@@ -36,7 +36,7 @@ def test_a_saved_model_of_other_classes_is_refused(run: Run, exported: str) -> N
 
 
 def test_a_folder_without_a_saved_model_is_refused(run: Run, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match=f"Received: --export={tmp_path}"):
+    with pytest.raises(UserError, match=f"`export` must be a SavedModel.*Received: {tmp_path}"):
         predictions.from_saved_model(str(tmp_path), run.heads)
 
 

@@ -16,9 +16,10 @@ import models
 from data.dataset import Dataset, as_records
 from data.image_header import Header
 from errors import UserError
-from evaluation import assess, card, metrics, report
-from evaluation.assess import Assessment, Subject
-from evaluation.predictions import Predictions
+from evaluation import metrics, report
+from evaluation.assessment import Assessment, assess
+from evaluation.predictions import Predictions, from_model
+from evaluation.subject import Subject, own_test_split, subject_in
 from tests.conftest import encode
 from tests.evaluation.pages_read import Page, differing, sizes
 from training.heads import heads_of
@@ -57,9 +58,16 @@ def test_the_page_needs_nothing_but_itself(page: Page, folder: pathlib.Path) -> 
 
 
 def test_every_section_is_there(page: Page, assessment: Assessment) -> None:
-    for title in ("Confusion matrix", "ROC", "Precision against recall", "Reliability", "Loss: lower", "Sizes of"):
+    for title in (
+        "Confusion matrix",
+        "ROC curve",
+        "Precision-recall curve",
+        "Calibration",
+        "Loss: lower",
+        "Image sizes",
+    ):
         assert title in page.text, title
-    for title in ("Where it looks", "How augmentation really looks", "Recipe"):
+    for title in ("Grad-CAM", "Augmentation", "Configuration"):
         assert title in page.text, title
     errors = int((~assessment.predictions.correct).sum())
     explained = 2 * (6 + min(errors, 6))
@@ -88,7 +96,7 @@ def test_other_images_are_matched_by_the_name_of_their_class(run: Run, tmp_path:
     (tmp_path / "new" / "across").mkdir()
     (tmp_path / "new" / "across" / "0.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8), "PNG"))
     (tmp_path / "new" / "upright" / "broken.png").write_bytes(b"\x89PNG nothing more")
-    subject = assess.subject_in(run, str(tmp_path / "new"), None, "model.keras")
+    subject = subject_in(run, str(tmp_path / "new"), None, "model.keras")
     assert subject.split.labels.tolist() == [0] * 3 + [1] * 3
     assert not subject.is_own
     unknown, broken = subject.notes
@@ -99,12 +107,12 @@ def test_other_images_are_matched_by_the_name_of_their_class(run: Run, tmp_path:
 def test_images_of_unknown_classes_only_are_refused(run: Run, image_folder: pathlib.Path) -> None:
     for name in ("lying", "upright"):
         (image_folder / name).rename(image_folder / name[:2])
-    with pytest.raises(UserError, match="must have a class of the run: lying, upright.*Received: ly, up"):
-        assess.subject_in(run, str(image_folder), None, "model.keras")
+    with pytest.raises(UserError, match="must have a class of the run: lying, upright.*Received: .* with ly, up"):
+        subject_in(run, str(image_folder), None, "model.keras")
 
 
 def test_the_model_card_says_what_a_stranger_must_know(assessment: Assessment) -> None:
-    text = card.text(assessment)
+    text = report.card(assessment)
     accuracy = f"{100 * assessment.numbers['accuracy']:.1f} %"
     losses = [float(row["val_loss"]) for row in assessment.subject.run.history()]
     kept = f"Kept: epoch {1 + losses.index(min(losses))} of 6, which has the lowest validation loss, {min(losses):.3f}."
@@ -119,7 +127,7 @@ def test_the_model_card_names_schedule_and_both_learning_rates(assessment: Asses
     given = {"freeze": True, "fine_tune_epochs": 2, "fine_tune_learning_rate": 2e-5, "learning_rate_schedule": "cosine"}
     tuned = dataclasses.replace(run, config=dataclasses.replace(run.config, **given))
     subject = dataclasses.replace(assessment.subject, run=tuned)
-    text = card.text(dataclasses.replace(assessment, subject=subject))
+    text = report.card(dataclasses.replace(assessment, subject=subject))
     assert "Learning rate 0.003, for the fine-tuning 2e-05, falling to 0 along half a cosine (Adam)." in text
 
 
@@ -130,7 +138,7 @@ def test_the_model_card_holds_the_commands_by_which_a_run_was_trained_on(
     run = Run.open(str(tmp_path / "run"))
     details = run.details() | {"continued_by": ["python train.py --resume --epochs=9"]}
     (tmp_path / "run" / "config.json").write_text(json.dumps(details))
-    text = card.text(dataclasses.replace(assessment, subject=dataclasses.replace(assessment.subject, run=run)))
+    text = report.card(dataclasses.replace(assessment, subject=dataclasses.replace(assessment.subject, run=run)))
     assert "\n    python train.py --model=lenet5\n    python train.py --resume --epochs=9\n\n" in text
 
 
@@ -188,16 +196,14 @@ def test_a_run_that_gets_everything_right_shows_no_errors(assessment: Assessment
     numbers = {**assessment.numbers, **metrics.classification(labels, perfect.probabilities, ("lying", "upright"))}
     changed = dataclasses.replace(assessment, predictions=perfect, numbers=numbers)
     page = Page(pathlib.Path(report.write(changed, assessment.subject.run.load_model(), str(tmp_path))).read_text())
-    assert "Worst errors" not in page.text and "None: every answer is right" in page.text
+    assert "Worst errors" not in page.text and "None: every image is classified correctly" in page.text
     assert (tmp_path / "errors.csv").read_text() == "address,label,prediction,confidence,cause\n"
 
 
 def test_a_dense_network_with_two_heads_has_brightness_and_no_evidence(run: Run, tmp_path: pathlib.Path) -> None:
-    from evaluation.predictions import from_model
-
     keras.utils.set_random_seed(0)
     model = models.build("multitask", 2, image_size=8)
-    subject = assess.own_test_split(run, "model.keras")
+    subject = own_test_split(run, "model.keras")
     split, val, train = (Split(split.dataset, 8, 3) for split in (subject.split, subject.val, subject.train) if split)
     small = dataclasses.replace(subject, split=split, val=val, train=train)
     heads = heads_of("multitask", run.class_names)
@@ -206,10 +212,10 @@ def test_a_dense_network_with_two_heads_has_brightness_and_no_evidence(run: Run,
     assert predictions.targets["brightness"][0, 0] == pytest.approx(pixels.mean() / 255, abs=1e-6)
     sized = {"image_size": 8, "model": "multitask"}
     other = dataclasses.replace(run, config=dataclasses.replace(run.config, **sized))
-    found = assess.assess(dataclasses.replace(small, run=other), from_model(model, heads), 7)
+    found = assess(dataclasses.replace(small, run=other), from_model(model, heads), 7)
     assert found.numbers["brightness"]["mae"] == pytest.approx(
         np.abs(predictions.answers["brightness"] - predictions.targets["brightness"][:, 0]).mean()
     )
     page = Page(pathlib.Path(report.write(found, model, str(tmp_path))).read_text())
-    assert "Brightness: estimate against measurement" in page.text and "Where it looks" not in page.text
+    assert "Brightness: estimate against measurement" in page.text and "Grad-CAM" not in page.text
     assert differing(page.numbers, tmp_path / "metrics.json") == []

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from errors import UserError
-from evaluation import assess, predictions, report
+from evaluation import assessment, predictions, report
+from evaluation import subject as subjects
 from tests.conftest import encode
 from tests.evaluation.conftest import bar, train_run, write_images
 from training.run import Run, Split
@@ -45,12 +46,12 @@ def addresses(run: Run, split: str) -> list[str]:
     return [row.address for row in run.splits() if row.split == split]
 
 
-def assessed(run: Run, subject: assess.Subject) -> assess.Assessment:
-    return assess.assess(subject, predictions.from_model(run.load_model(), run.heads), 8)
+def assessed(run: Run, subject: subjects.Subject) -> assessment.Assessment:
+    return assessment.assess(subject, predictions.from_model(run.load_model(), run.heads), 8)
 
 
 def test_images_that_have_moved_are_the_runs_own(trained: Run, run: Run, tmp_path: pathlib.Path, gone: None) -> None:
-    found = assessed(run, assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras"))
+    found = assessed(run, subjects.subject_in(run, str(tmp_path / "photos"), None, "model.keras"))
     assert found.subject.is_own
     assert found.numbers["images_of"] == f"the run's own test split, found in {tmp_path / 'photos'}"
     assert found.numbers["images"] == 12
@@ -63,7 +64,7 @@ def test_more_images_beside_the_moved_ones_do_not_matter(run: Run, tmp_path: pat
     (tmp_path / "photos" / "upright" / "new.png").write_bytes(encode(bar(77, upright=True), "PNG"))
     (tmp_path / "photos" / "zigzag").mkdir()
     (tmp_path / "photos" / "zigzag" / "0.png").write_bytes(encode(bar(78, upright=True), "PNG"))
-    subject = assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
+    subject = subjects.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
     assert subject.is_own and list(subject.split.addresses) == addresses(run, "test")
     np.testing.assert_array_equal(subject.split.labels, run.split("test").labels)
 
@@ -78,29 +79,29 @@ def test_half_of_the_test_split_is_neither(run: Run, tmp_path: pathlib.Path, how
     else:
         image.rename(image.parents[1] / "upright" / f"was-lying-{image.name}")
     with pytest.raises(UserError, match="must hold the whole test split of .* Received 11 of its images, unchanged"):
-        assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
+        subjects.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
 
 
 def test_other_images_with_the_same_addresses_are_other_images(run: Run, tmp_path: pathlib.Path) -> None:
     for i, image in enumerate(sorted((tmp_path / "photos").rglob("*.png"))):
         image.write_bytes(encode(bar(2000 + i, upright=image.parent.name == "upright"), "PNG"))
-    subject = assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
+    subject = subjects.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
     assert not subject.is_own and len(subject.split) == 40
 
 
-def test_other_images_are_judged_without_the_runs_own(run: Run, tmp_path: pathlib.Path, gone: None) -> None:
+def test_other_images_are_evaluated_without_the_runs_own(run: Run, tmp_path: pathlib.Path, gone: None) -> None:
     write_images(tmp_path / "new", 5, first=700)
-    subject = assess.subject_in(run, str(tmp_path / "new"), None, "model.keras")
+    subject = subjects.subject_in(run, str(tmp_path / "new"), None, "model.keras")
     found = assessed(run, subject)
     assert not subject.is_own and found.numbers["images"] == 10
     assert found.numbers["baseline"]["class"] == "lying", "chosen by splits.csv"
     assert (found.numbers["temperature"], found.numbers["copies_in_training"]) == (None, None)
     assert subject.notes == (
-        "Calibration was left out: the run's 8 validation images are not at hand.",
-        "The search for copies was left out: the run's 20 training images are not at hand.",
+        "Calibration was left out: the run's 8 validation images can't be found.",
+        "The search for copies was left out: the run's 20 training images can't be found.",
     )
     page = pathlib.Path(report.write(found, run.load_model(), str(tmp_path / "report"))).read_text()
-    assert "Not searched for" in page and "validation images are not at hand" in page
+    assert "Not searched for" in page and "validation images can’t be found" in page
     assert "trained without augmentation" not in page
 
 
@@ -110,14 +111,14 @@ def test_training_images_among_the_others_are_known_by_their_checksum(
     write_images(tmp_path / "new", 5, first=700)
     for i, address in enumerate(addresses(run, "train")[:3]):
         shutil.copy(tmp_path / "photos" / address, tmp_path / "new" / pathlib.Path(address).parent / f"known{i}.png")
-    *_, note = assess.subject_in(run, str(tmp_path / "new"), None, "model.keras").notes
+    *_, note = subjects.subject_in(run, str(tmp_path / "new"), None, "model.keras").notes
     assert note.startswith("3 of these 13 images were trained on")
 
 
 def test_deleted_validation_images_do_not_stop_an_evaluation(run: Run, tmp_path: pathlib.Path) -> None:
     for address in addresses(run, "val")[:2]:
         (tmp_path / "photos" / address).unlink()
-    subject = assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
+    subject = subjects.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
     assert subject.is_own
     assert subject.notes == ("Calibration used the 6 validation images that are left; 2 are missing.",)
     assert assessed(run, subject).numbers["images"] == 12
@@ -127,7 +128,7 @@ def test_deleted_training_images_do_not_either(run: Run, tmp_path: pathlib.Path)
     for split in ("train", "val"):
         for address in addresses(run, split):
             (tmp_path / "photos" / address).unlink()
-    found = assessed(run, assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras"))
+    found = assessed(run, subjects.subject_in(run, str(tmp_path / "photos"), None, "model.keras"))
     assert found.subject.is_own and len(found.subject.notes) == 2
     assert found.numbers["accuracy"] == pytest.approx(run.test_metrics()["accuracy"])
 
@@ -137,5 +138,5 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_predicted(
 ) -> None:
     """The subject is complete before `assess` predicts, so a failure comes from here."""
     with pytest.raises(UserError, match="doesn't exist"):
-        assess.own_test_split(run, "model.keras")
-    assert isinstance(assess.subject_in(run, str(tmp_path / "photos"), None, "model.keras").val, Split)
+        subjects.own_test_split(run, "model.keras")
+    assert isinstance(subjects.subject_in(run, str(tmp_path / "photos"), None, "model.keras").val, Split)

@@ -19,7 +19,7 @@ import pytest
 
 import models
 from errors import UserError
-from evaluation import assess, compare, prediction_rows, predictions
+from evaluation import assessment, compare, predictions, subject
 from serving import export
 from tests.evaluation.conftest import train_run, write_images
 from training import best_model, trainer
@@ -52,9 +52,8 @@ def resume(path: str) -> None:
 
 def evaluate(path: str) -> None:
     opened = Run.open(path)
-    assess.assess(
-        assess.own_test_split(opened, "model.keras"), predictions.from_model(opened.load_model(), opened.heads), 8
-    )
+    predictor = predictions.from_model(opened.load_model(), opened.heads)
+    assessment.assess(subject.own_test_split(opened, "model.keras"), predictor, 8)
 
 
 def compare_twice(path: str) -> None:
@@ -65,7 +64,7 @@ def predict(path: str) -> None:
     opened = Run.open(path)
     answer = predictions.answering(opened.load_model(), opened.heads)
     image = next(pathlib.Path(opened.config.data).rglob("*.png"))
-    list(prediction_rows.Reader(16, 3, opened.class_names).rows([str(image)], answer, 1))
+    list(predictions.of_files([str(image)], answer, image_size=16, channels=3, batch_size=1))
 
 
 def publish(path: str) -> None:

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 import models
 from errors import UserError
-from evaluation import prediction_rows
+from evaluation import predictions
 from models import saved_models, weights
 from tests.data.test_validation import GOOD
 from tests.reliability import mutants
@@ -247,7 +247,7 @@ def test_saved_models_that_only_compute_are(tmp_path: pathlib.Path) -> None:
 
 def test_every_export_of_ours_is_loaded(network: keras.Model, tmp_path: pathlib.Path) -> None:
     from serving.export import save
-    from serving.metadata import Metadata
+    from serving.wire import Metadata
 
     save(network, str(tmp_path / "1"), Metadata("lenet5", ("a", "b"), 32, 1, ("class",), "run", {}))
     assert "serving_default" in saved_models.load(str(tmp_path / "1")).signatures
@@ -275,11 +275,14 @@ def test_damaged_saved_models(tmp_path: pathlib.Path, damage: str) -> None:
 def test_mutated_images_get_a_label_or_an_error_each(tmp_path: pathlib.Path) -> None:
     """Of all formats; `python -m tests.reliability.mutants` gives ten thousand photographs to the real script."""
     kinds = mutants.write(tmp_path / "mutants", [content for content, *_ in GOOD.values()], 400, seed=7)
-    paths = prediction_rows.find([str(tmp_path / "mutants")])
-    reader = prediction_rows.Reader(16, 3, ("cat", "dog"))
-    rows = list(reader.rows(paths, lambda pixels: {"probabilities": np.full((len(pixels), 2), 0.5)}, 32))
-    assert [os.path.basename(row.path) for row in rows] == list(kinds)
-    assert all(bool(row.answers) != bool(row.error) for row in rows)
-    untouched = [row.error for row, kind in zip(rows, kinds.values(), strict=True) if kind == "nothing"]
+    paths = predictions.find_files([str(tmp_path / "mutants")])
+
+    def answer(pixels: np.ndarray) -> predictions.Answers:
+        return {"probabilities": np.full((len(pixels), 2), 0.5)}
+
+    rows = list(predictions.of_files(paths, answer, image_size=16, channels=3, batch_size=32))
+    assert [os.path.basename(path) for path, _, _ in rows] == list(kinds)
+    assert all(bool(answer) != bool(error) for _, answer, error in rows)
+    untouched = [error for (*_, error), kind in zip(rows, kinds.values(), strict=True) if kind == "nothing"]
     assert not any(untouched)
-    assert sum(bool(row.error) for row in rows) > 100
+    assert sum(bool(error) for *_, error in rows) > 100

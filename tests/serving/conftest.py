@@ -14,8 +14,8 @@ import tensorflow as tf
 import models
 from data import load
 from serving import export
-from serving.metadata import Metadata
 from serving.publish import publish
+from serving.wire import Metadata
 from tests.conftest import encode, stripes
 from tests.serving import stand_in
 from training import run_files

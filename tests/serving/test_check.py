@@ -7,8 +7,8 @@ import pathlib
 import pytest
 
 from errors import UserError
-from serving import asking, check, export
-from serving.transport import Grpc, Target
+from serving import check, client, export
+from serving.transport import Grpc, Patience, Target
 from tests.serving import stand_in
 
 
@@ -18,7 +18,7 @@ def ask(run, tmp_path_factory: pytest.TempPathFactory):
     export.export_run(run, base=str(base))
     with stand_in.running(stand_in.load(str(base))) as (address, _):
         transport = Grpc(Target(address, "darkroom"))
-        yield lambda images: asking.classify(transport, images, asking.Patience())
+        yield lambda images: client.classify(transport, images, Patience())
 
 
 def test_a_served_run_answers_as_the_run_does(run, ask, capsys: pytest.CaptureFixture) -> None:
@@ -30,7 +30,7 @@ def test_a_served_run_answers_as_the_run_does(run, ask, capsys: pytest.CaptureFi
 
 
 def test_a_difference_is_found_and_named(run, ask, capsys: pytest.CaptureFixture) -> None:
-    def wrong(images: list[bytes]) -> list[asking.Answer]:
+    def wrong(images: list[bytes]) -> list[client.Answer]:
         answers = ask(images)
         changed = dataclasses.replace(
             answers[0], probabilities=(answers[0].probabilities[0] + 0.01, *answers[0].probabilities[1:])
@@ -49,10 +49,9 @@ def test_a_difference_is_found_and_named(run, ask, capsys: pytest.CaptureFixture
 
 def test_the_model_of_another_run_is_told_apart(run) -> None:
     own = export.describe(run)
-    other = dataclasses.replace(own, class_names=("cat", "dog"), run="cats")
     with pytest.raises(UserError, match="2 classes.*from the run cats"):
-        check._check_same(other, own, run.path)
-    check._check_same(own, own, run.path)
+        check.check_same(dataclasses.replace(own, class_names=("cat", "dog"), run="cats"), run)
+    check.check_same(own, run)
 
 
 def test_nan_counts_as_a_difference() -> None:

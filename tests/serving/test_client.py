@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 from errors import UserError
-from serving import asking, client, connecting
-from serving.asking import Patience
-from serving.transport import Grpc, Rest, Target, Transport, request_body
+from serving import client
+from serving.transport import Grpc, Patience, Rest, Target, Transport, request_body
 from tests.conftest import encode, stripes
 from tests.serving import stand_in
 from tests.serving.conftest import CLASSES, about
@@ -50,29 +49,29 @@ def free_address() -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_the_models(addresses, kind: str, model: keras.Model, images: list[bytes]) -> None:
-    answers = asking.classify(connect(addresses, kind), [*images, b"junk"], SOON)
+    answers = client.classify(connect(addresses, kind), [*images, b"junk"], SOON)
     probabilities = expected(model, images)
     np.testing.assert_allclose([answer.probabilities for answer in answers[:-1]], probabilities, atol=1e-5)
     assert [answer.label for answer in answers[:-1]] == [CLASSES[i] for i in probabilities.argmax(axis=1)]
-    assert answers[-1] == asking.Answer("", 0.0, (0.0, 0.0), "not a JPEG, PNG, GIF or BMP image")
+    assert answers[-1] == client.Answer("", 0.0, (0.0, 0.0), "not a JPEG, PNG, GIF or BMP image")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_metadata_comes_over(addresses, kind: str) -> None:
-    assert asking.metadata(connect(addresses, kind), SOON) == about()
+    assert client.metadata(connect(addresses, kind), SOON) == about()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unknown_model(addresses, kind: str) -> None:
     with pytest.raises(UserError, match="must have a model named cats .*Servable not found.*--model_name"):
-        asking.metadata(connect(addresses, kind, "cats"), SOON)
+        client.metadata(connect(addresses, kind, "cats"), SOON)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_is_gone_is_reported(kind: str) -> None:
     address = free_address()
     with pytest.raises(UserError, match=f"No server can be reached at --server={address}.*Start TensorFlow Serving"):
-        asking.metadata(connect((address, address), kind), SOON)
+        client.metadata(connect((address, address), kind), SOON)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +79,7 @@ def test_a_slow_server_meets_the_deadline(served, kind: str) -> None:
     release = threading.Event()
     with serving(served, lambda: release.wait(60) and None) as addresses:
         with pytest.raises(UserError, match="must answer within 0.4 seconds.*--deadline_seconds"):
-            asking.metadata(connect(addresses, kind), Patience(deadline_seconds=0.4))
+            client.metadata(connect(addresses, kind), Patience(deadline_seconds=0.4))
         release.set()
 
 
@@ -103,7 +102,7 @@ def test_a_full_server_is_asked_again_after_growing_pauses(served, kind: str, co
     pauses: list[float] = []
     with serving(served, Full(4, code)) as addresses:
         patience = Patience(deadline_seconds=20.0, sleep=pauses.append)
-        assert asking.metadata(connect(addresses, kind), patience) == about()
+        assert client.metadata(connect(addresses, kind), patience) == about()
     assert len(pauses) == 4
     for pause, longest in zip(pauses, (0.1, 0.2, 0.4, 0.8), strict=True):
         assert longest / 2 <= pause <= longest
@@ -113,7 +112,7 @@ def test_a_full_server_is_asked_again_after_growing_pauses(served, kind: str, co
 def test_a_server_that_stays_full(served, kind: str) -> None:
     with serving(served, Full(10**9)) as addresses:
         with pytest.raises(UserError, match="has been too busy for 0.5 seconds.*queue is full"):
-            asking.metadata(connect(addresses, kind), Patience(deadline_seconds=0.5))
+            client.metadata(connect(addresses, kind), Patience(deadline_seconds=0.5))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,7 +128,7 @@ def test_a_server_that_comes_back_is_found(served, kind: str) -> None:
             time.sleep(seconds)
 
         transport = connect((grpc_address, rest_address), kind)
-        assert asking.metadata(transport, Patience(20.0, start)) == about()
+        assert client.metadata(transport, Patience(20.0, start)) == about()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,14 +138,14 @@ def test_another_model_without_our_signatures(published, kind: str) -> None:
 
     with stand_in.running(stand_in.Served("darkroom", 1, Loaded())) as addresses:
         with pytest.raises(UserError, match="must be one that export.py has written.*not found in signature def"):
-            asking.metadata(connect(addresses, kind), SOON)
+            client.metadata(connect(addresses, kind), SOON)
 
 
 def test_the_wrong_port_is_explained(addresses) -> None:
     with pytest.raises(UserError, match="--server"):
-        asking.metadata(connect(addresses[::-1], "rest"), Patience(2.0))
+        client.metadata(connect(addresses[::-1], "rest"), Patience(2.0))
     with pytest.raises(UserError, match="--server"):
-        asking.metadata(connect(addresses[::-1], "grpc"), Patience(2.0))
+        client.metadata(connect(addresses[::-1], "grpc"), Patience(2.0))
 
 
 @contextlib.contextmanager
@@ -183,14 +182,14 @@ def web_server(status: int, body: bytes) -> Iterator[str]:
 def test_odd_answers_become_words(status: int, body: bytes, message: str) -> None:
     with web_server(status, body) as address:
         with pytest.raises(UserError, match=message):
-            asking.metadata(Rest(Target(address, "darkroom")), SOON)
+            client.metadata(Rest(Target(address, "darkroom")), SOON)
 
 
 def test_an_answer_too_few_is_noticed() -> None:
     columns = {"label": ["a"], "score": [1.0], "probabilities": [[1.0, 0.0]], "error": [""]}
     with web_server(200, json.dumps({"outputs": columns}).encode()) as address:
         with pytest.raises(UserError, match="1 answer to 2 images"):
-            asking.classify(Rest(Target(address, "darkroom")), [b"", b""], SOON)
+            client.classify(Rest(Target(address, "darkroom")), [b"", b""], SOON)
 
 
 def test_a_request_is_at_most_1_4_times_the_file() -> None:
@@ -202,8 +201,8 @@ def test_batches_come_back_in_order_while_several_are_under_way(served, images: 
     numbers = iter(range(100))
     with serving(served, lambda: time.sleep(0.05 * (next(numbers) % 3 == 0))) as addresses:
         batches = [lambda image=image: [image] for image in images]
-        answers = list(asking.classify_all(connect(addresses, "grpc"), batches, SOON, parallel=4))
-        together = asking.classify(connect(addresses, "grpc"), images, SOON)
+        answers = list(client.classify_all(connect(addresses, "grpc"), batches, SOON, parallel=4))
+        together = client.classify(connect(addresses, "grpc"), images, SOON)
     assert [batch[0].label for batch in answers] == [answer.label for answer in together]
     np.testing.assert_allclose(
         [batch[0].probabilities for batch in answers], [answer.probabilities for answer in together], atol=1e-5
@@ -215,13 +214,13 @@ def test_batches_come_back_in_order_while_several_are_under_way(served, images: 
 )
 def test_addresses_that_are_none(server: str) -> None:
     with pytest.raises(UserError, match="--server must be HOST:PORT"):
-        connecting.check_address(server, is_rest=False)
+        client.check_address(server, is_rest=False)
 
 
 def test_addresses() -> None:
     for server in ("localhost:8500", "10.0.0.1:80", "[::1]:8500", "a-b.example.org:1"):
-        connecting.check_address(server, is_rest=False)
-    connecting.check_address("https://example.org:443", is_rest=True)
+        client.check_address(server, is_rest=False)
+    client.check_address("https://example.org:443", is_rest=True)
 
 
 def test_large_files_are_batched_by_size(tmp_path: pathlib.Path) -> None:

@@ -113,7 +113,7 @@ def test_the_command_says_what_is_wrong_without_a_traceback(image_folder: pathli
 
 
 def test_help_comes_at_once_and_without_tensorflow() -> None:
-    script = "import sys, serving.client, serving.asking, serving.check; print('tensorflow' in sys.modules)"
+    script = "import sys, serving.client, serving.check; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     help_text = ask("--help").stdout

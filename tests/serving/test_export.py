@@ -12,7 +12,7 @@ import serving
 from data.decode import decode
 from errors import UserError
 from serving import export
-from serving.metadata import Metadata
+from serving.wire import Metadata
 from tests.conftest import encode, stripes
 from tests.serving.conftest import CLASSES, SIZE, about, tiny_model
 from training import heads

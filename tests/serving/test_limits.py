@@ -9,16 +9,14 @@ import pytest
 import tensorflow as tf
 
 from data import load, validation
-from evaluation.prediction_rows import Reader
-from serving import asking, client
-from serving.asking import Patience
-from serving.guard import decode_batch
-from serving.transport import Grpc, Target
+from evaluation import predictions
+from serving import client
+from serving.signatures import decode_batch
+from serving.transport import Grpc, Patience, Target
 from tests.conftest import encode, stripes
 from tests.serving.conftest import CLASSES, SIZE
 
 LIMIT = 512 << 20
-READER = Reader(SIZE, 3, CLASSES)
 
 
 def padded(folder: pathlib.Path, size: int) -> pathlib.Path:
@@ -33,8 +31,15 @@ def padded(folder: pathlib.Path, size: int) -> pathlib.Path:
 
 def predicted(path: pathlib.Path) -> str:
     """Why `predict.py` refuses a file; empty when it answers."""
-    rows = READER.rows([str(path)], lambda pixels: {"probabilities": np.full((len(pixels), 2), 0.5)}, 1)
-    return next(iter(rows)).error
+    rows = predictions.of_files(
+        [str(path)],
+        lambda pixels: {"probabilities": np.full((len(pixels), 2), 0.5)},
+        image_size=SIZE,
+        channels=3,
+        batch_size=1,
+    )
+    ((_, _, error),) = rows
+    return error
 
 
 def test_a_large_file_is_taken_everywhere(tmp_path: pathlib.Path, addresses: tuple[str, str]) -> None:
@@ -44,7 +49,7 @@ def test_a_large_file_is_taken_everywhere(tmp_path: pathlib.Path, addresses: tup
     assert len(list(client.split([str(path)] * 2, 32))) == 2, "each in a request of its own"
     transport = Grpc(Target(addresses[0], "darkroom"))
     small = encode(stripes(1, upright=False), "PNG")
-    large_answer, answer = asking.classify(transport, [client.read(str(path)), small], Patience(120.0))
+    large_answer, answer = client.classify(transport, [client.read(str(path)), small], Patience(120.0))
     assert large_answer == answer and answer.error == ""
 
 

@@ -43,9 +43,9 @@ def test_a_gap_is_never_filled(tmp_path: pathlib.Path) -> None:
 
 def test_other_files_with_the_next_number_are_not_replaced(tmp_path: pathlib.Path) -> None:
     publish(write, str(tmp_path))
-    with pytest.raises(UserError, match=r"must be at least 1 and not in .* yet.*\[1\].*Received: --version=1"):
+    with pytest.raises(UserError, match=r"must be at least 1 and not in .* yet.*\[1\].*Received: 1"):
         publish(write, str(tmp_path), version=1)
-    with pytest.raises(UserError, match="Received: --version=0"):
+    with pytest.raises(UserError, match="Received: 0"):
         publish(write, str(tmp_path), version=0)
 
 
@@ -56,7 +56,7 @@ def test_only_the_highest_versions_are_kept(tmp_path: pathlib.Path) -> None:
     # A low number that was asked for stays, else the export would be gone at once.
     publish(write, str(tmp_path), version=1, keep_versions=2)
     assert versions(str(tmp_path)) == [1, 3, 4]
-    with pytest.raises(UserError, match="Received: --keep_versions=-1"):
+    with pytest.raises(UserError, match="Received: -1"):
         publish(write, str(tmp_path), keep_versions=-1)
 
 
@@ -92,7 +92,7 @@ def test_a_given_number_that_is_taken_meanwhile(tmp_path: pathlib.Path) -> None:
         write(folder)
         write(str(tmp_path / "3"), "other")
 
-    with pytest.raises(UserError, match="--version=3 has been taken"):
+    with pytest.raises(UserError, match="`version` 3 has been taken"):
         publish(overtaken, str(tmp_path), version=3)
     assert (tmp_path / "3" / "saved_model.pb").read_text() == "other"
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
@@ -180,5 +180,5 @@ def test_versions_on_object_storage() -> None:
         assert publish(write, base, keep_versions=2) == f"{base}/{number}"
     assert versions(base) == [2, 3]
     assert tf.io.gfile.exists(f"{base}/3/variables/variables.index")
-    with pytest.raises(UserError, match="--version=3"):
+    with pytest.raises(UserError, match="Received: 3"):
         publish(write, base, version=3)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from benchmarks import local_server
-from serving import asking
-from serving.transport import Grpc, Rest, Target
+from serving import client
+from serving.transport import Grpc, Patience, Rest, Target
 from tests.serving.conftest import SIZE, about
 from tests.serving.test_export import expected
 
@@ -30,8 +30,8 @@ def real(request: pytest.FixtureRequest, published: pathlib.Path) -> Iterator[tu
 @pytest.mark.parametrize("kind", ["grpc", "rest"])
 def test_a_real_server_answers_as_the_model_does(real, kind: str, model: keras.Model, images: list[bytes]) -> None:
     transport = Grpc(Target(real[0], "darkroom")) if kind == "grpc" else Rest(Target(real[1], "darkroom"))
-    assert asking.metadata(transport, asking.Patience()) == about()
-    answers = asking.classify(transport, [*images, b"junk"], asking.Patience())
+    assert client.metadata(transport, Patience()) == about()
+    answers = client.classify(transport, [*images, b"junk"], Patience())
     np.testing.assert_allclose([row.probabilities for row in answers[:-1]], expected(model, images), atol=1e-5)
     assert answers[-1].error and not answers[-1].label
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 import models
 from models.weights import layers_with_weights
 from serving import export, other_formats
-from serving.metadata import Metadata
+from serving.wire import Metadata
 from tests.models.deterministic import fill, pixels
 from training.heads import probabilities
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from data.decode import decode
-from serving import export, warmup, wire
+from serving import export, wire
 from tests.serving.conftest import about
 
 predict_pb2 = pytest.importorskip(
@@ -59,7 +59,7 @@ def test_the_status_messages() -> None:
 
 
 def warmup_requests(folder: pathlib.Path) -> list[predict_pb2.PredictRequest]:
-    records = list(tf.data.TFRecordDataset(str(folder / warmup.FILE)).as_numpy_iterator())
+    records = list(tf.data.TFRecordDataset(str(folder / export.WARMUP_FILE)).as_numpy_iterator())
     logs = [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
     assert {log.WhichOneof("log_type") for log in logs} == {"predict_log"}
     return [log.predict_log.request for log in logs]
@@ -80,7 +80,7 @@ def test_every_warmup_request_is_answered_by_the_model(published: pathlib.Path) 
 
 
 def test_warmup_images_are_of_the_size_that_they_warm(tmp_path: pathlib.Path) -> None:
-    warmup.write(str(tmp_path), about(channels=1, image_size=32))
+    export.write_warmup(str(tmp_path), about(channels=1, image_size=32))
     png, jpeg, _, pixels, _ = warmup_requests(tmp_path)
     assert tf.make_ndarray(pixels.inputs["pixels"]).shape == (1, 32, 32, 1)
     for request in (png, jpeg):
@@ -91,4 +91,4 @@ def test_warmup_images_are_of_the_size_that_they_warm(tmp_path: pathlib.Path) ->
 def test_the_metadata_file_stands_beside_the_warmup(published: pathlib.Path) -> None:
     names = {path.name for path in (published / "1" / "assets.extra").iterdir()}
     assert names == {"metadata.json", "tf_serving_warmup_requests"}
-    assert pathlib.Path(export.METADATA_FILE).parent == pathlib.Path(warmup.FILE).parent
+    assert pathlib.Path(export.METADATA_FILE).parent == pathlib.Path(export.WARMUP_FILE).parent

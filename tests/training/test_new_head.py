@@ -17,9 +17,12 @@ import tensorflow as tf
 
 import models
 from errors import UserError
-from evaluation import assess, card, prediction_rows, predictions, report
+from evaluation import predictions, report
+from evaluation.assessment import assess
+from evaluation.subject import own_test_split, subject_in
 from models import ModelSpec, layers
-from serving import answers, asking, export
+from serving import answers, client, export
+from serving.transport import Patience
 from tests.conftest import encode
 from tests.evaluation.pages_read import Page, differing
 from training import heads
@@ -125,8 +128,8 @@ def test_features_and_caches_bring_the_column_along(
 
 def test_the_report_has_its_section(run: Run, tmp_path: pathlib.Path) -> None:
     model = run.load_model()
-    subject = assess.own_test_split(run, "model.keras")
-    assessment = assess.assess(subject, predictions.from_model(model, run.heads), 7)
+    subject = own_test_split(run, "model.keras")
+    assessment = assess(subject, predictions.from_model(model, run.heads), 7)
     assert assessment.numbers["age"]["mae"] == pytest.approx(run.test_metrics()["age_mae"], rel=1e-4)
     assert assessment.numbers["brightness"] is None
     page = Page(pathlib.Path(report.write(assessment, model, str(tmp_path))).read_text())
@@ -134,7 +137,7 @@ def test_the_report_has_its_section(run: Run, tmp_path: pathlib.Path) -> None:
     assert "Mean absolute error (years)" in page.text and "look older than they are" in page.text
     assert ("/age/mae", "decimal", f"{assessment.numbers['age']['mae']:.3f}") in page.numbers
     assert differing(page.numbers, tmp_path / "metrics.json") == []
-    assert f"| age, mean absolute error (years) | {assessment.numbers['age']['mae']:.3f} | |" in card.text(assessment)
+    assert f"| age, mean absolute error (years) | {assessment.numbers['age']['mae']:.3f} | |" in report.card(assessment)
 
 
 def test_images_without_the_column_are_judged_by_their_class(
@@ -145,8 +148,8 @@ def test_images_without_the_column_are_judged_by_their_class(
         for i in (0, 1):
             shade = np.full((20, 24, 3), 200 + i if name == "old" else 40 + i, np.uint8)
             (tmp_path / name / f"{i}.png").write_bytes(encode(shade, "PNG"))
-    subject = assess.subject_in(run, str(tmp_path), None, "model.keras")
-    found = assess.assess(subject, predictions.from_model(run.load_model(), run.heads), 7)
+    subject = subject_in(run, str(tmp_path), None, "model.keras")
+    found = assess(subject, predictions.from_model(run.load_model(), run.heads), 7)
     assert found.numbers["age"] is None and found.numbers["images"] == 4
 
 
@@ -160,10 +163,14 @@ def test_a_data_set_without_the_column_is_refused(folder: pathlib.Path, tmp_path
 
 def test_rows_have_its_column(run: Run, folder: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     paths = [str(folder / "00.png"), str(folder / "none.png")]
-    reader = prediction_rows.Reader(16, 1, run.class_names, 2)
+    answer = predictions.answering(run.load_model(), run.heads)
+    (good_path, given, _), (bad_path, _, error) = predictions.of_files(
+        paths, answer, image_size=16, channels=1, batch_size=8
+    )
+    probabilities = answers.ranked(run.class_names, given["probabilities"])
     rows = [
-        answers.Row(row.path, dict(row.answers), row.further, row.error)
-        for row in reader.rows(paths, predictions.answering(run.load_model(), run.heads), 8)
+        answers.Row(good_path, probabilities, {"age": given["age"]}),
+        answers.Row(bad_path, error=error),
     ]
     layout = answers.Layout(paths, run.class_names, [head.name for head in heads.further(run.heads)])
     with pytest.MonkeyPatch.context() as patch:
@@ -193,12 +200,12 @@ class Exported:
 
 def test_the_server_answers_it_and_the_client_shows_it(run: Run, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     path = export.export_run(run, base=str(tmp_path))
-    server, patience = Exported(path), asking.Patience()
-    about = asking.metadata(server, patience)  # type: ignore[arg-type]
+    server, patience = Exported(path), Patience()
+    about = client.metadata(server, patience)  # type: ignore[arg-type]
     assert about.further_heads == ("age",)
     assert json.loads(about.to_json())["heads"] == ["class", "age"]
     split = run.split("test")
-    found = asking.classify(server, [split.encoded(i) for i in range(len(split))], patience)  # type: ignore[arg-type]
+    found = client.classify(server, [split.encoded(i) for i in range(len(split))], patience)  # type: ignore[arg-type]
     expected = predictions.from_model(run.load_model(), run.heads)(split, 8, "predicting")
     np.testing.assert_allclose([row.further["age"] for row in found], expected.answers["age"], rtol=1e-5)
     served = predictions.from_saved_model(path, run.heads)(split, 8, "predicting")

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import models
 from errors import UserError
-from evaluation import assess, card, prediction_rows, predictions, report
+from evaluation import assessment, predictions, report, subject
 from models import saved_models, weights
 from serving.export import export_run
 from tests.witness import raise_at_epoch_end
@@ -55,10 +55,11 @@ def test_from_training_to_prediction_without_a_local_path(remote_photos: str, tm
     assert best_model.kept(run.path).loss == pytest.approx(lowest, abs=1e-6)
 
     run, model = Run.open(run.path), Run.open(run.path).load_model()
-    assessment = assess.assess(assess.own_test_split(run, "model.keras"), predictions.from_model(model, run.heads), 8)
-    assert assessment.numbers["accuracy"] == pytest.approx(run.test_metrics()["accuracy"])
-    assert tf.io.gfile.exists(report.write(assessment, model, run.file("report")))
-    assert tf.io.gfile.exists(card.write(assessment))
+    images = subject.own_test_split(run, "model.keras")
+    assessed = assessment.assess(images, predictions.from_model(model, run.heads), 8)
+    assert assessed.numbers["accuracy"] == pytest.approx(run.test_metrics()["accuracy"])
+    assert tf.io.gfile.exists(report.write(assessed, model, run.file("report")))
+    assert tf.io.gfile.exists(report.write_card(assessed))
 
     version = export_run(run)
     assert version == f"{ROOT}/run/export/1"
@@ -70,11 +71,11 @@ def test_from_training_to_prediction_without_a_local_path(remote_photos: str, tm
         atol=1e-5,
     )
 
-    paths = prediction_rows.find([f"{remote_photos}/lying", f"{ROOT}/no.jpg"])
-    reader = prediction_rows.Reader(16, models.find("lenet5").channels, run.class_names)
-    rows = list(reader.rows(paths, predictions.answering(model, run.heads), 8))
+    paths = predictions.find_files([f"{remote_photos}/lying", f"{ROOT}/no.jpg"])
+    answer, channels = predictions.answering(model, run.heads), models.find("lenet5").channels
+    rows = list(predictions.of_files(paths, answer, image_size=16, channels=channels, batch_size=8))
     assert len(rows) == 21
-    assert all(row.answers for row in rows[:20]) and "can't be read" in rows[20].error
+    assert all(answer for _, answer, _ in rows[:20]) and "can't be read" in rows[20][2]
 
 
 def test_an_unfinished_run_is_resumed(remote_photos: str, monkeypatch: pytest.MonkeyPatch) -> None:

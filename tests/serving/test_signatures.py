@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.decode import decode
 from data.gif import first_frame
-from serving.guard import DAMAGED, NOT_AN_IMAGE, TOO_MANY_PIXELS, decode_batch
+from serving.signatures import DAMAGED, NOT_AN_IMAGE, TOO_MANY_PIXELS, decode_batch
 from tests.conftest import encode, stripes
 
 SIZE = 16

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 
-from evaluation import plots, svg
+from evaluation import pages, plots
 from tests.conftest import encode
 from tests.evaluation.pages_read import sizes
 from training import curves
@@ -23,9 +24,9 @@ def all_figures() -> dict[str, plots.Figure]:
     counts = {"training": np.array([8, 5]), "test": np.array([2, 1])}
     return {
         "confusion": plots.confusion_matrix(np.array([[5, 1], [0, 4]]), NAMES),
-        "roc": plots.roc(labels, scores, NAMES[1]),
-        "precision": plots.precision_recall(labels, scores, NAMES[1]),
-        "reliability": plots.reliability(labels, both, both**2),
+        "roc": plots.roc(labels, scores, NAMES),
+        "precision": plots.precision_recall(labels, scores, NAMES),
+        "calibration": plots.calibration(labels, both, both**2),
         "brightness": BrightnessHead().figure(scores[:, np.newaxis], {"brightness": scores**2}),
         "counts": plots.class_counts(counts, NAMES),
         "many": plots.class_counts({"training": np.arange(100)}, tuple(map(str, range(100)))),
@@ -37,15 +38,17 @@ def all_figures() -> dict[str, plots.Figure]:
 
 def test_figures_use_only_the_colors_of_the_style_sheet() -> None:
     for name, figure in all_figures().items():
-        drawing = str(svg.from_figure(figure, name))
+        drawing = str(pages.svg(figure, name))
         assert set(re.findall(r"#[0-9a-fA-F]{6}\b", drawing)) <= {"#000000"}, name
         assert "var(--" in drawing, name
 
 
 def test_figures_stretch_with_the_page_and_say_what_they_are() -> None:
-    drawing = str(svg.from_figure(all_figures()["roc"], 'ROC "curve" & more'))
-    opening = drawing[: drawing.index(">") + 1]
-    assert re.fullmatch(r'<svg role="img" aria-label="ROC &#34;curve&#34; &amp; more" viewBox="[\d. ]+">', opening)
+    drawing = str(pages.svg(all_figures()["roc"], 'ROC "curve" & more'))
+    opening = ElementTree.fromstring(drawing).attrib
+    assert (opening["role"], opening["aria-label"]) == ("img", 'ROC "curve" & more')
+    assert re.fullmatch(r"[\d. ]+", opening["viewBox"]) and not {"width", "height"} & set(opening)
+    assert drawing.startswith("<svg") and "metadata" not in drawing
 
 
 def test_every_figure_has_a_title_and_named_axes() -> None:
@@ -57,12 +60,12 @@ def test_every_figure_has_a_title_and_named_axes() -> None:
 
 
 def test_letters_stay_letters_in_any_script() -> None:
-    drawing = str(svg.from_figure(all_figures()["confusion"], "x"))
+    drawing = str(pages.svg(all_figures()["confusion"], "x"))
     assert "cat $x_1$" in drawing and "dog 犬 &amp; &lt;b&gt;" in drawing
 
 
 def test_no_two_figures_share_an_id() -> None:
-    ids = [re.findall(r' id="([^"]+)"', str(svg.from_figure(figure, name))) for name, figure in all_figures().items()]
+    ids = [re.findall(r' id="([^"]+)"', str(pages.svg(figure, name))) for name, figure in all_figures().items()]
     flat = [name for found in ids for name in found]
     assert len(flat) == len(set(flat))
 
@@ -78,10 +81,10 @@ def test_the_shared_style_of_matplotlib_is_left_alone() -> None:
 def test_thumbnails_are_small_and_keep_their_shape() -> None:
     tall = encode(np.zeros((800, 200, 3), np.uint8))
     gray = encode(np.zeros((30, 60), np.uint8), "PNG")
-    assert sizes([svg.thumbnail(tall), svg.thumbnail(gray)]) == [(44, 176), (60, 30)]
-    assert svg.thumbnail(b"no image") == ""
+    assert sizes([pages.thumbnail(tall), pages.thumbnail(gray)]) == [(44, 176), (60, 30)]
+    assert pages.thumbnail(b"no image") == ""
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels_are_enlarged_to_be_seen(channels: int) -> None:
-    assert sizes([svg.from_pixels(np.zeros((8, 8, channels), np.uint8))]) == [(176, 176)]
+    assert sizes([pages.from_pixels(np.zeros((8, 8, channels), np.uint8))]) == [(176, 176)]
