@@ -100,9 +100,10 @@ def _bare_forward(data: str) -> float:
     from data import folder
     from data.batches import Batches
     from data.cache import keep_decoded
+    from data.validation import validate
     from training import features
 
-    table = keep_decoded(Batches(folder.load(data), image_size=_SIZE), [data], "memory")
+    table = keep_decoded(Batches(validate(folder.load(data)), image_size=_SIZE), "memory")
     front, _ = features.cut(models.build("resnet50", 2, transfer=True))
     forward = tf.function(lambda pixels: front(pixels, training=False), reduce_retracing=True)
     pixels = tf.convert_to_tensor(table.inputs)

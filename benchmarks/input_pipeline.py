@@ -140,7 +140,7 @@ def _cached(data: str) -> list[Any]:
     from data.cache import keep_decoded
 
     files = _files(data)
-    tables = {mode: keep_decoded(files, [data], mode) for mode in ("memory", "disk")}
+    tables = {mode: keep_decoded(files, mode) for mode in ("memory", "disk")}
     contestants: dict[str, Callable[[], float]] = {
         f"ours, {mode}": functools.partial(_epochs, batches, _MANY) for mode, batches in tables.items()
     }
@@ -155,14 +155,15 @@ def _epochs(batches: Any, epochs: int) -> float:
 def _files(data: str) -> Any:
     from data import folder
     from data.batches import Batches
+    from data.validation import validate
 
-    return Batches(folder.load(data), image_size=_SIZE, batch_size=_BATCH)
+    return Batches(validate(folder.load(data), "skip"), image_size=_SIZE, batch_size=_BATCH)
 
 
 def _decoded(data: str) -> Any:
     from data.cache import keep_decoded
 
-    return keep_decoded(_files(data), [data], "memory")
+    return keep_decoded(_files(data), "memory")
 
 
 def _rate(batches: Iterable, images_each: int | None = None) -> float:

@@ -26,7 +26,6 @@ _BATCH = 64
 
 def keep_decoded(
     batches: Batches,
-    digests: list[str],
     mode: str,
     check: Callable[[], object] = lambda: None,
     seconds: float = 60.0,
@@ -34,8 +33,7 @@ def keep_decoded(
     """Decodes all images once and gives the batches of the array of them, unless `mode` or the sizes say otherwise.
 
     Args:
-        batches: of images to decode.
-        digests: a hash of each image's content, which names the file on disk.
+        batches: of validated images to decode.
         mode: `memory`, `disk`, `none` (decode in every epoch), or `auto`: the first of the three that has room.
         check: called after each batch; what it raises ends the decoding.
         seconds: of decoding to the disk that a kill may cost; 0 for no more than a batch.
@@ -53,7 +51,7 @@ def keep_decoded(
         for first, (values,) in _decoded(plain, 0, check):
             pixels[first : first + len(values)] = values
     else:
-        pixels = _on_disk(plain, digests, shape, check, seconds)
+        pixels = _on_disk(plain, shape, check, seconds)
     dataset = batches.dataset
     return dataclasses.replace(batches, inputs=pixels, labels=dataset.labels, columns=dataset.columns)
 
@@ -66,11 +64,9 @@ def _choose(size: int) -> str:
     return "disk" if size <= _SHARE_OF_DISK * shutil.disk_usage(folder).free else "none"
 
 
-def _on_disk(
-    batches: Batches, digests: list[str], shape: tuple[int, ...], check: Callable[[], object], seconds: float
-) -> np.ndarray:
+def _on_disk(batches: Batches, shape: tuple[int, ...], check: Callable[[], object], seconds: float) -> np.ndarray:
     """An array keyed by all that its pixels depend on."""
-    key = hashlib.sha256(repr((RULES, tf.__version__, shape, digests)).encode()).hexdigest()[:20]
+    key = hashlib.sha256(repr((RULES, tf.__version__, shape, batches.dataset.known_digests)).encode()).hexdigest()[:20]
     table = Table(os.path.join(cache_folder(), "pixels", key), [(shape[1:], np.dtype(np.uint8))], len(batches))
     # To read all pixels at each start would take longer than many a training with them.
     kept = table.read(is_checked=False) or table.fill(lambda row: _decoded(batches, row, check), seconds)

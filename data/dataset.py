@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import tensorflow as tf
 
+from errors import UserError
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -24,6 +26,7 @@ class Dataset:
         spans: where many images share a file, int64 with a row per image: its first byte there, its length, and how
             many bytes follow it. None where each has a file of its own, or lies in memory.
         columns: further values by name, float64 or an object array of text with an element per image; empty for most.
+        digests: SHA-256 of each image's bytes, hexadecimal; empty before the images have been validated.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Dataset:
     is_test: np.ndarray | None = None
     spans: np.ndarray | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.addresses)
@@ -49,7 +53,22 @@ class Dataset:
             is_test=None if self.is_test is None else self.is_test[indices],
             spans=None if self.spans is None else self.spans[indices],
             columns={name: values[indices] for name, values in self.columns.items()},
+            digests=tuple(self.digests[i] for i in indices) if self.digests else (),
         )
+
+    @property
+    def known_digests(self) -> tuple[str, ...]:
+        """`digests`, which splits and caches need.
+
+        Raises:
+            UserError: the images have not been validated.
+        """
+        if len(self.digests) != len(self):
+            raise UserError(
+                "Splits and caches need the SHA-256 of each image. Received: a data set that was not validated. Pass "
+                "what `data.validate(dataset)` gives."
+            )
+        return self.digests
 
     def encoded(self, index: int) -> bytes:
         """The encoded bytes of one image."""

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,13 +113,18 @@ def _stamper(dataset: Dataset) -> Callable[[int], str]:
     return lambda i: of_shard(dataset.records[i]) and f"{of_shard(dataset.records[i])} {spans[i, 0]} {spans[i, 1]}"
 
 
-def usable(dataset: Dataset, inspections: list[Inspection], on_bad_image: str) -> np.ndarray:
-    """The indices of the images that can be trained on.
+def validate(dataset: Dataset, on_bad_image: str = "fail", workers: Any = None) -> Dataset:
+    """The images of `dataset` that can be trained on, with their digests; see `scan` and `usable`."""
+    return usable(dataset, scan(dataset, workers), on_bad_image)
+
+
+def usable(dataset: Dataset, inspections: list[Inspection], on_bad_image: str) -> Dataset:
+    """The images that can be trained on, with their digests.
 
     Args:
         dataset: the images.
         inspections: what `scan` said of them.
-        on_bad_image: `fail` to stop at a bad image, `skip` to go on without it.
+        on_bad_image: `fail` to stop at a bad image, `skip` to leave it out.
 
     Raises:
         UserError: an image is bad and `on_bad_image` is `fail`, or no image of a class is left.
@@ -130,14 +135,14 @@ def usable(dataset: Dataset, inspections: list[Inspection], on_bad_image: str) -
             f"Every image in {printable(dataset.name)} must be a whole JPEG, PNG, GIF or BMP of at most "
             f"{LARGEST_PIXELS // 10**6} megapixels. {len(bad)} of {len(dataset)} can't be used:\n"
             f"{list_bad(dataset, inspections)}\n"
-            "Mend or remove them, or pass `on_bad_image=skip` to train without them."
+            "Repair or remove them, or pass `on_bad_image=skip` to train without them."
         )
     good = np.setdiff1d(np.arange(len(dataset)), bad)
     counts = np.bincount(dataset.labels[good], minlength=len(dataset.class_names))
     lost = [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]
     if lost:
         raise UserError(f"Each class must have an image that can be used. Received none for: {shortened(lost)}.")
-    return good
+    return replace(dataset.take(good), digests=tuple(inspections[i].digest for i in good))
 
 
 def list_bad(dataset: Dataset, inspections: list[Inspection]) -> str:

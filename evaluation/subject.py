@@ -121,13 +121,13 @@ def _other_images(run: Run, dataset: Dataset, network: str) -> Subject:
         )
     notes = _on_unknown_classes([name for name in dataset.class_names if name not in known], labels)
     matched = replace(dataset, labels=labels, class_names=run.class_names).take(np.flatnonzero(labels >= 0))
-    readable, digests, bad = _readable(matched)
+    readable, bad = _readable(matched)
     subject = Subject(run, run.as_split(readable), printable(dataset.name), network, False, (*notes, *bad))
     try:
         own = run.dataset
     except UserError:
         own = None
-    return _supported(subject, own, digests)
+    return _supported(subject, own)
 
 
 def _on_unknown_classes(names: Sequence[str], labels: np.ndarray) -> list[str]:
@@ -137,8 +137,8 @@ def _on_unknown_classes(names: Sequence[str], labels: np.ndarray) -> list[str]:
     return [f"Left out {left_out}: the run doesn't know their classes, {shortened(names)}."]
 
 
-def _readable(dataset: Dataset) -> tuple[Dataset, list[str], list[str]]:
-    """What can be read, the SHA-256 of each image in it, and a note on the others."""
+def _readable(dataset: Dataset) -> tuple[Dataset, list[str]]:
+    """What can be read, and a note on the others."""
     inspections = validation.scan(dataset)
     good = [i for i, inspection in enumerate(inspections) if not inspection.problem]
     listed = validation.list_bad(dataset, inspections)
@@ -146,16 +146,16 @@ def _readable(dataset: Dataset) -> tuple[Dataset, list[str], list[str]]:
         raise UserError(f"{dataset.name} must hold a whole JPEG, PNG, GIF or BMP. Received none:\n{listed}")
     bad = len(dataset) - len(good)
     notes = [f"Left out {errors.counted(bad, 'file')}, of which no image can be read:\n{listed}"] if bad else []
-    return dataset.take(np.asarray(good)), [inspections[i].digest for i in good], notes
+    digests = tuple(inspections[i].digest for i in good)
+    return replace(dataset.take(np.asarray(good)), digests=digests), notes
 
 
-def _supported(subject: Subject, own: Dataset | None, digests: Sequence[str] = ()) -> Subject:
+def _supported(subject: Subject, own: Dataset | None) -> Subject:
     """`subject` with those of the run's validation and training images that `own` still holds.
 
     Args:
         subject: without them.
         own: the run's images, or what is left of them; None where they can't be found.
-        digests: SHA-256 of the images of `subject`, to count those that were trained on where no copies can be found.
     """
     val, val_missing = _found(subject.run, "val", own)
     train, train_missing = _found(subject.run, "train", own)
@@ -164,6 +164,8 @@ def _supported(subject: Subject, own: Dataset | None, digests: Sequence[str] = (
         *_on_missing("The search for copies", "training", len(train or ()), train_missing),
     ]
     trained = {row.sha256 for row in subject.run.splits() if row.split == "train" and row.sha256}
+    digests = subject.split.dataset.digests
+    # Where no copies can be searched for, at least identical images are found.
     if not train and (known := sum(digest in trained for digest in digests)):
         notes.append(
             f"{known:,} of these {len(digests):,} images were trained on: they have the same SHA-256 as one in the "

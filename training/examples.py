@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import data
 import errors
-from data import split, validation
+from data import splits, validation
 from data.dataset import Dataset
 from data.names import printable
 from errors import UserError
@@ -30,21 +30,18 @@ class Examples:
     """Usable images with their splits.
 
     Attributes:
-        dataset: the images that can be trained on.
-        digests: SHA-256 of each image's bytes.
+        dataset: the images that can be trained on, with their digests.
         splits: `train`, `val`, `test` or `unused` for each image.
         skipped: address and reason of each image that was left out.
     """
 
     dataset: Dataset
-    digests: list[str]
     splits: np.ndarray
     skipped: list[tuple[str, str]]
 
-    def split(self, name: str) -> tuple[Dataset, list[str]]:
-        """The images of one split and their digests."""
-        indices = np.flatnonzero(self.splits == name)
-        return self.dataset.take(indices), [self.digests[i] for i in indices]
+    def split(self, name: str) -> Dataset:
+        """The images of one split."""
+        return self.dataset.take(np.flatnonzero(self.splits == name))
 
 
 @contextlib.contextmanager
@@ -58,7 +55,7 @@ def unchanged(config: TrainConfig) -> Iterator[None]:
         missing = _MISSING.search(error.message)
         raise UserError(
             f"The images in --data={printable(config.data)} must stay as they are while a training reads them. "
-            f"Received: {missing[0] if missing else 'one that can no longer be decoded'}. Put them back and go on with "
+            f"Received: {missing[0] if missing else 'one that can no longer be decoded'}. Put them back and pass "
             "--resume, or pass --cache=memory or disk, which read each only once."
         ) from error
 
@@ -75,7 +72,7 @@ def gather(config: TrainConfig, workers: Any = None) -> Examples:
     """
     dataset = data.load(config.data, config.data_dir, workers)
     inspections = validation.scan(dataset, workers)
-    good = validation.usable(dataset, inspections, config.on_bad_image)
+    usable = validation.usable(dataset, inspections, config.on_bad_image)
     skipped = [(a, i.problem) for a, i in zip(dataset.addresses, inspections, strict=True) if i.problem]
     if skipped:
         print(
@@ -86,18 +83,16 @@ def gather(config: TrainConfig, workers: Any = None) -> Examples:
     odd = validation.list_odd(dataset, inspections)
     if odd and dataset.holds_paths:
         print(f"Unusual, but usable:\n{odd}", file=sys.stderr)
-    usable = dataset.take(good)
-    digests = [inspections[i].digest for i in good]
-    _tell_of_copies(usable, digests)
-    fractions = split.Fractions(config.train_fraction, config.val_fraction, config.test_fraction)
-    return Examples(usable, digests, split.assign(usable, digests, fractions), skipped)
+    _report_copies(usable)
+    fractions = splits.Fractions(config.train_fraction, config.val_fraction, config.test_fraction)
+    return Examples(usable, splits.assign(usable, fractions), skipped)
 
 
-def _tell_of_copies(dataset: Dataset, digests: list[str]) -> None:
+def _report_copies(dataset: Dataset) -> None:
     """Copies stay in one split; but identical images with two labels can't both be right."""
     first: dict[str, int] = {}
     copies, pairs = 0, []
-    for i, digest in enumerate(digests):
+    for i, digest in enumerate(dataset.digests):
         j = first.setdefault(digest, i)
         copies += i != j
         if dataset.labels[i] != dataset.labels[j]:

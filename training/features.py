@@ -68,7 +68,6 @@ def cut(model: keras.Model) -> tuple[Front, keras.Model]:
 def compute(
     front: Front,
     batches: Batches,
-    digests: list[str],
     objective: Objective,
     title: str,
     distribution: Distribution = ALONE,
@@ -83,7 +82,6 @@ def compute(
     Args:
         front: the first part of `cut`.
         batches: of the images; the features don't depend on their size beyond rounding.
-        digests: a hash of each image's content.
         objective: makes the targets.
         title: of the progress line.
         distribution: computes them together; each of its workers reads its share of the images and keeps all features.
@@ -97,7 +95,7 @@ def compute(
     work = _Work(front, replace(batches, targets=objective.targets, service=None), objective, distribution, views)
     # Workers on one machine must not write to the same files.
     place = "features" if distribution.is_chief else f"features-of-worker-{distribution.worker}"
-    table = Table(os.path.join(cache_folder(), place, _key(work, digests)), work.columns, work.rows)
+    table = Table(os.path.join(cache_folder(), place, _key(work)), work.columns, work.rows)
     kept = table.read()
     if not distribution.all(kept is not None):
         kept = table.fill(lambda safe: _missing(work, safe, title, check), seconds)
@@ -161,7 +159,7 @@ def _is_fixed(layer: keras.layers.Layer) -> bool:
     return not layer.weights and not isinstance(layer, keras.layers.Dropout)
 
 
-def _key(work: _Work, digests: list[str]) -> str:
+def _key(work: _Work) -> str:
     """Names everything that the features depend on, so that a change of any of it asks for other features."""
     front, batches, objective = work.front, work.batches, work.objective
     digest = hashlib.sha256()
@@ -172,7 +170,11 @@ def _key(work: _Work, digests: list[str]) -> str:
     facts: tuple = (keras.__version__, tf.__version__, RULES, batches.image_size, batches.channels)
     # Of the objective, what the targets depend on: other weights of the losses ask for no other features.
     dataset = batches.dataset
-    facts += ([(head.name, len(head.class_names)) for head in objective.heads], digests, dataset.labels.tolist())
+    facts += (
+        [(head.name, len(head.class_names)) for head in objective.heads],
+        dataset.known_digests,
+        dataset.labels.tolist(),
+    )
     facts += ({name: values.tolist() for name, values in dataset.columns.items()},)
     facts += (work.views, () if work.views == (None,) else (batches.seed, constants(batches.augment)))
     # What moves the last bits must not come from another run's cache where the last bits count.

@@ -62,15 +62,14 @@ class Job:
     def test_inputs(self, model: keras.Model, phase: Phase) -> tuple[keras.Model, Batches]:
         """What to evaluate of the trained `model`, whose last phase was `phase`, and the batches of the test split."""
         if not phase.is_frozen:
-            return model, dataclasses.replace(self._images("test")[0], service=None)
+            return model, dataclasses.replace(self._images("test"), service=None)
         # The backbone has stayed as it was, so the features of the network in memory are those of `model`.
         return features.cut(model)[1], self._features(self._halves[0], "test", "features for testing")
 
-    def _images(self, split: str) -> tuple[Batches, list[str]]:
-        """The images of one split, to be decoded, and their digests."""
-        dataset, digests = self.examples.split(split)
-        batches = Batches(
-            dataset,
+    def _images(self, split: str) -> Batches:
+        """The images of one split, to be decoded."""
+        return Batches(
+            self.examples.split(split),
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             image_size=self.config.image_size or 0,
@@ -79,7 +78,6 @@ class Job:
             targets=self.objective.targets,
             service=self.config.data_service,
         )
-        return batches, digests
 
     @functools.cached_property
     def _decoded(self) -> tuple[Batches, Batches]:
@@ -91,7 +89,7 @@ class Job:
             check=SafePoints(self.signals).check,
             seconds=self._checkpoint_seconds,
         )
-        train, val = keep(*self._images("train")), keep(*self._images("val"))
+        train, val = keep(self._images("train")), keep(self._images("val"))
         return train, val
 
     @functools.cached_property
@@ -101,7 +99,7 @@ class Job:
     def _features(self, front: features.Front, split: str, title: str, **how: Any) -> Batches:
         return features.compute(
             front,
-            *self._images(split),
+            self._images(split),
             objective=self.objective,
             title=title,
             distribution=self.distribution,

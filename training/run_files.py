@@ -104,10 +104,10 @@ def write_json(path: str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_splits(path: str, dataset: Dataset, splits: Iterable[str], digests: Iterable[str]) -> None:
+def write_splits(path: str, dataset: Dataset, splits: Iterable[str]) -> None:
     """Writes splits.csv for the images of `dataset`, with the SHA-256 of each, into the run folder `path`."""
     labels = (dataset.class_names[label] for label in dataset.labels)
-    rows = zip(dataset.addresses, labels, splits, digests, strict=True)
+    rows = zip(dataset.addresses, labels, splits, dataset.known_digests, strict=True)
     write_text(os.path.join(path, SPLITS), _as_csv([SPLIT_COLUMNS, *rows]))
 
 

@@ -88,7 +88,7 @@ def opened(
     with _locked(run_dir):
         _check_is_free(run_dir)
         try:
-            write_splits(run_dir, examples.dataset, examples.splits, examples.digests)
+            write_splits(run_dir, examples.dataset, examples.splits)
             write_text(os.path.join(run_dir, LABELS), "".join(f"{name}\n" for name in examples.dataset.class_names))
             record = run_record.made(config, run_dir, examples, model, command, devices)
             write_json(os.path.join(run_dir, CONFIG), record)
@@ -185,7 +185,7 @@ def _extend(run: Run, changes: dict[str, Any], command: str) -> None:
 def _are_the_same(rows: list[SplitRow], examples: Examples) -> bool:
     """Whether address, class, split and content are those of the start; an older version didn't record the content."""
     labels = [examples.dataset.class_names[label] for label in examples.dataset.labels]
-    columns = (examples.dataset.addresses, labels, examples.splits, examples.digests)
+    columns = (examples.dataset.addresses, labels, examples.splits, examples.dataset.digests)
     now = [SplitRow(*values) for values in zip(*columns, strict=True)]
     if not all(row.sha256 for row in rows):
         now = [row._replace(sha256="") for row in now]

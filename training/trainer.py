@@ -41,7 +41,7 @@ def train(config: TrainConfig, command: str) -> Run:
         distribution.agree_on("flags", dataclasses.replace(config, run_dir=None, data_dir=None))
         _check_places(config)
         images = examples.gather(config, distribution)
-        distribution.agree_on("images", images.digests, images.splits.tolist(), images.dataset.labels.tolist())
+        distribution.agree_on("images", images.dataset.digests, images.splits.tolist(), images.dataset.labels.tolist())
         class_names = images.dataset.class_names
         heads = heads_of(config.model, class_names, config.parsed_loss_weights)
         check_columns(heads, config.data, images.dataset.columns)

@@ -22,6 +22,7 @@ from data.batches import Batches
 from data.cache import keep_decoded
 from data.files import write_text
 from data.table import Batch, Table
+from data.validation import validate
 from errors import UserError
 from models import weights
 from tests.reliability import children
@@ -167,9 +168,9 @@ def test_a_full_cache_is_said_before_anything_is_decoded(
 ) -> None:
     disk = tiny_disk(100)
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk.path))
-    batches = Batches(load(str(images)), image_size=64)
+    batches = Batches(validate(load(str(images))), image_size=64)
     with pytest.raises(UserError, match="the disk is full.*point XDG_CACHE_HOME to another folder"):
-        keep_decoded(batches, ["x"] * len(batches), "disk", lambda: pytest.fail("decoded"))
+        keep_decoded(batches, "disk", lambda: pytest.fail("decoded"))
     assert not [path for path in disk.path.rglob("*") if path.is_file()]
 
 

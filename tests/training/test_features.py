@@ -14,6 +14,7 @@ from tensorflow.python.framework.config import disable_op_determinism
 import models
 from data import augment, folder
 from data.batches import Batches
+from data.validation import validate
 from models.layers import freeze_backbone
 from training import features
 from training.distributed.strategy import ALONE, Distribution
@@ -24,7 +25,7 @@ OBJECTIVE = Objective(make(("class",), ("lying", "upright"), {}))
 
 @pytest.fixture
 def images(image_folder: pathlib.Path) -> Batches:
-    return Batches(folder.load(str(image_folder)), image_size=48, batch_size=16, augment="full")
+    return Batches(validate(folder.load(str(image_folder))), image_size=48, batch_size=16, augment="full")
 
 
 def network() -> keras.Model:
@@ -34,12 +35,8 @@ def network() -> keras.Model:
     return model
 
 
-def digests(images: Batches) -> list[str]:
-    return [str(i) for i in range(len(images))]
-
-
 def compute(front: keras.Model, images: Batches, **how: Any) -> Batches:
-    return features.compute(front, images, digests(images), OBJECTIVE, "features", **how)
+    return features.compute(front, images, OBJECTIVE, "features", **how)
 
 
 class Ended(BaseException):
@@ -118,12 +115,10 @@ def test_other_weights_pixels_or_sizes_ask_for_other_features(images: Batches) -
     changed = network()
     kernel = changed.get_layer("backbone").trainable_variables or changed.get_layer("backbone").variables
     kernel[0].assign(kernel[0] + 1e-3)
-    for front, names in [
-        (features.cut(changed)[0], digests(images)),
-        (features.cut(network())[0], digests(images)[::-1]),
-    ]:
+    other = dataclasses.replace(images, inputs=images.dataset.take(np.arange(len(images))[::-1]))
+    for front, batches in [(features.cut(changed)[0], images), (features.cut(network())[0], other)]:
         with pytest.raises(pytest.fail.Exception, match="computed again"):
-            features.compute(front, images, names, OBJECTIVE, "features", check=fail)
+            features.compute(front, batches, OBJECTIVE, "features", check=fail)
 
 
 def batches_computed(
@@ -134,7 +129,6 @@ def batches_computed(
     table = features.compute(
         features.cut(network())[0],
         images,
-        digests(images),
         objective,
         "features",
         views=(view,),

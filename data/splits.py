@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class Fractions:
     test: float
 
 
-def assign(dataset: Dataset, digests: list[str], fractions: Fractions) -> np.ndarray:
+def assign(dataset: Dataset, fractions: Fractions) -> np.ndarray:
     """Gives each image its split.
 
     The images of a class are put in the order of a hash of their content and cut: first the test split, then
@@ -35,8 +36,7 @@ def assign(dataset: Dataset, digests: list[str], fractions: Fractions) -> np.nda
     and the other two fractions apply to the rest.
 
     Args:
-        dataset: the images.
-        digests: a hash of each image's content.
+        dataset: the images, validated.
         fractions: how much of each class goes where.
 
     Returns:
@@ -45,7 +45,7 @@ def assign(dataset: Dataset, digests: list[str], fractions: Fractions) -> np.nda
     Raises:
         UserError: a split that was asked for stays empty, or misses a class in training.
     """
-    ranks = _rank_by_content(digests)
+    ranks = _rank_by_content(dataset.known_digests)
     splits = np.full(len(dataset), UNUSED, dtype="<U6")
     free = np.arange(len(dataset))
     if dataset.is_test is not None:
@@ -61,7 +61,13 @@ def assign(dataset: Dataset, digests: list[str], fractions: Fractions) -> np.nda
     return splits
 
 
-def _rank_by_content(digests: list[str]) -> np.ndarray:
+def split(dataset: Dataset, train: float = 0.8, val: float = 0.1, test: float = 0.1) -> dict[str, Dataset]:
+    """The images of each split, as `train.py` divides them; the arguments and errors are those of `assign`."""
+    splits = assign(dataset, Fractions(train, val, test))
+    return {name: dataset.take(np.flatnonzero(splits == name)) for name in SPLITS}
+
+
+def _rank_by_content(digests: Sequence[str]) -> np.ndarray:
     """The place of each image's content in a random but fixed order; identical images share it."""
     keys = [hashlib.sha256(f"split {digest}".encode()).digest() for digest in digests]
     place = {key: i for i, key in enumerate(sorted(set(keys)))}
