@@ -116,8 +116,8 @@ def _other_images(run: Run, dataset: Dataset, network: str) -> Subject:
     if (labels < 0).all():
         raise UserError(
             f"`data` must have a class of the run: {shortened(run.class_names)}. "
-            f"Received: {printable(dataset.name)} with {shortened(dataset.class_names)}. Name its folders or labels like "
-            "the run's classes."
+            f"Received: {printable(dataset.name)} with {shortened(dataset.class_names)}. Name its folders or labels "
+            "like the run's classes."
         )
     notes = _on_unknown_classes([name for name in dataset.class_names if name not in known], labels)
     matched = replace(dataset, labels=labels, class_names=run.class_names).take(np.flatnonzero(labels >= 0))
