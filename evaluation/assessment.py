@@ -93,7 +93,7 @@ def _numbers(subject: Subject, predictions: Predictions) -> dict[str, Any]:
     train_counts = np.asarray([trained[name] for name in subject.run.class_names])
     numbers = metrics.classification(predictions.labels, predictions.probabilities, names)
     numbers["baseline"] = metrics.baseline(predictions.labels, train_counts, names)
-    # A file has a section for each kind of head that there is, whatever the network.
+    # metrics.json has a section for each registered head; None for those that the network lacks.
     numbers |= {name: None for name, kind in HEADS.items() if issubclass(kind, FurtherHead)}
     return numbers | {
         head.name: head.measure(predictions.targets[head.name], predictions.answers)
@@ -138,7 +138,7 @@ def copies_warning(pairs: int, tested: int, compared: int, trained: int) -> list
 
 def images_for(accuracy: float, doubt: float) -> int:
     """How many images narrow the 95 % interval of this accuracy to ± `doubt` (normal approximation)."""
-    # Nobody's true accuracy is known to be 1, and its variance of 0 would ask for no images at all.
+    # An accuracy of 1 has a variance of 0, which would ask for no images at all.
     spread = max(accuracy * (1 - accuracy), 0.01)
     return round(1.96**2 * spread / doubt**2)
 

@@ -157,6 +157,6 @@ def _warmup_batches(image_size: int) -> list[list[bytes]]:
 
 def _record(request: Any) -> bytes:
     log = wire.PredictionLog()
-    # The records run on the version they lie in, under whatever name it is served.
+    # The records are sent to the version that holds them, whichever name it is served under.
     log.predict_log.request.CopyFrom(request)
     return log.SerializeToString()
