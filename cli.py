@@ -34,8 +34,6 @@ def run(main: Main, *, outlives_output: bool = False) -> None:
         main: gives the exit code; None for 0.
         outlives_output: whether to go on where standard output can't be written any more.
     """
-    # Read by TensorFlow's C++ part when it is loaded, which no script does before `main`.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     output = _install(is_output_needed=not outlives_output)
 
     def flushed(argv: list[str]) -> int | None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 _QUIET = (
     # Printed at every start, whatever TF_CPP_MIN_LOG_LEVEL says (tensorflow#100442); removable in a silent release.
@@ -29,10 +32,32 @@ _LAST_LINES_SECONDS = 2.0
 
 def load_tensorflow() -> None:
     """Imports TensorFlow and looks for devices; what its C++ part prints is shown but for the usual lines."""
+    if "tensorflow" in sys.modules:
+        return
+    # Read by the C++ part when it is loaded: warnings and errors only.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     _filter_messages()
     import tensorflow as tf
 
     tf.config.list_physical_devices()
+
+
+def lazy(package: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """A package's `__getattr__` (PEP 562) for names in modules that need TensorFlow, which takes seconds to import.
+
+    Args:
+        package: its name.
+        names: `MODULE:NAME` of what each stands for.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        load_tensorflow()
+        module, attribute = names[name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    return get
 
 
 @functools.cache

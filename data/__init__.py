@@ -1,7 +1,7 @@
 """Data sets of labelled images, splits, augmentation and batches. Knows nothing of models.
 
-`data.load("photos/")` finds images, `data.batches.Batches` makes batches of them. Importing this package imports no
-TensorFlow, so that `--help` is quick.
+`data.load("photos/")` finds images, `data.validate` looks at them, `data.split` divides them, and `data.Batches` makes
+batches of them. Importing this package imports no TensorFlow, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+import startup
 from data.names import printable
 from errors import UserError
 
@@ -22,6 +23,11 @@ SOURCES = ["data.digits", "data.folder", "data.csv_table", "data.tfrecords", "da
 
 # Each level of augmentation with the function, `module:name`, that gives its layers.
 AUGMENTATIONS = {"none": "data.augment:none", "basic": "data.augment:basic", "full": "data.augment:full"}
+
+
+__getattr__ = startup.lazy(
+    __name__, {"Batches": "data.batches:Batches", "split": "data.splits:split", "validate": "data.validation:validate"}
+)
 
 
 def load(data: str, data_dir: str | None = None, workers: Any = None) -> Dataset:
@@ -37,6 +43,7 @@ def load(data: str, data_dir: str | None = None, workers: Any = None) -> Dataset
     Raises:
         UserError: there is no such data set, or it can't be used.
     """
+    startup.load_tensorflow()
     for name in SOURCES:
         source = importlib.import_module(name)
         if source.accepts(data):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import keras
 import numpy as np
 
 import errors
+from data.dataset import Dataset
 from data.image_header import Header, read_header
 from evaluation import duplicates, metrics
-from evaluation.predictions import Predictions, Predictor
+from evaluation.predictions import Predictions, Predictor, from_model
 from evaluation.subject import Subject
-from training.heads import HEADS, FurtherHead, further
+from training.heads import HEADS, FurtherHead, Head, further
 from training.run import Split
 
 # One number is fitted on them, and each costs a forward pass.
@@ -76,6 +79,21 @@ def assess(subject: Subject, predictor: Predictor, batch_size: int) -> Assessmen
     return Assessment(subject, predictions, {**numbers, "warnings": warnings}, rescaled, copies, train, headers)
 
 
+def evaluate(model: keras.Model, dataset: Dataset, heads: Sequence[Head], batch_size: int = 32) -> dict[str, Any]:
+    """The metrics of `model` on all images of `dataset`, each counted once, as metrics.json has them.
+
+    Args:
+        model: made by `models.build`.
+        dataset: images of the classes that the model was trained on.
+        heads: of the model, see `training.heads_of`.
+        batch_size: images per step.
+    """
+    _, size, _, channels = model.get_layer("backbone").input_shape
+    predictions = from_model(model, heads)(Split(dataset, size, channels), batch_size, "predicting the images")
+    numbers = metrics.classification(predictions.labels, predictions.probabilities, heads[0].class_names)
+    return numbers | _measured(heads, predictions)
+
+
 def _temperature(val: Split | None, predictor: Predictor, batch_size: int) -> float | None:
     if val is None:
         return None
@@ -93,11 +111,16 @@ def _numbers(subject: Subject, predictions: Predictions) -> dict[str, Any]:
     train_counts = np.asarray([trained[name] for name in subject.run.class_names])
     numbers = metrics.classification(predictions.labels, predictions.probabilities, names)
     numbers["baseline"] = metrics.baseline(predictions.labels, train_counts, names)
-    # A file has a section for each kind of head that there is, whatever the network.
+    # metrics.json has a section for each registered head; None for those that the network lacks.
     numbers |= {name: None for name, kind in HEADS.items() if issubclass(kind, FurtherHead)}
-    return numbers | {
+    return numbers | _measured(subject.heads, predictions)
+
+
+def _measured(heads: Sequence[Head], predictions: Predictions) -> dict[str, Any]:
+    """The numbers of the further heads, of those whose targets are known."""
+    return {
         head.name: head.measure(predictions.targets[head.name], predictions.answers)
-        for head in further(subject.heads)
+        for head in further(heads)
         if head.name in predictions.targets and head.name in predictions.answers
     }
 
@@ -138,7 +161,7 @@ def copies_warning(pairs: int, tested: int, compared: int, trained: int) -> list
 
 def images_for(accuracy: float, doubt: float) -> int:
     """How many images narrow the 95 % interval of this accuracy to ± `doubt` (normal approximation)."""
-    # Nobody's true accuracy is known to be 1, and its variance of 0 would ask for no images at all.
+    # An accuracy of 1 has a variance of 0, which would ask for no images at all.
     spread = max(accuracy * (1 - accuracy), 0.01)
     return round(1.96**2 * spread / doubt**2)
 

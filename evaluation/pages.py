@@ -54,7 +54,7 @@ def render(template: str, numbers: dict[str, Any], **context: Any) -> str:
     Args:
         template: the file's name.
         numbers: the content of the JSON file that belongs to the page; `num("/a/0/b", kind)` shows a number of it.
-        context: whatever else the template names.
+        context: the other variables of the template.
     """
     page = _environment().get_template(template)
 

@@ -32,7 +32,7 @@ _MOST_NAMED_BARS = 40
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draws under the shared style, whatever the caller's own is."""
+    """Draws with the shared style, independently of the caller's rcParams."""
 
     @wraps(draw)
     def drawn(*args, **kwargs) -> Figure:

@@ -232,7 +232,7 @@ def _read(path: str, image_size: int, channels: int) -> np.ndarray | str:
 
 def _read_local(path: str) -> bytes | str:
     """A file's bytes, or why they aren't read."""
-    # Opening a named pipe would wait forever, and reading a film would fill the memory.
+    # Opening a named pipe would wait forever, and reading a video would fill the memory.
     if not os.path.isfile(path):
         return "no such file" if not os.path.exists(path) else "not a file"
     if os.path.getsize(path) > LARGEST_BYTES:

@@ -189,7 +189,7 @@ def _split_counts(run: Run) -> dict[str, np.ndarray]:
 
 
 def _classes(numbers: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """Index and numbers of each class; of many classes the worst come first, for nobody reads to the end."""
+    """Index and numbers of each class; of many classes the worst come first."""
     rows = list(enumerate(numbers["classes"]))
     if len(rows) <= _MOST_IN_ORDER:
         return rows

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 import errors
+import startup
 from errors import UserError
 
 if TYPE_CHECKING:
@@ -160,6 +161,16 @@ REGISTRY: dict[str, ModelSpec] = {
 # fmt: on
 
 
+__getattr__ = startup.lazy(
+    __name__,
+    {
+        "load_weights": "models.weights:load",
+        "freeze_backbone": "models.layers:freeze_backbone",
+        "unfreeze_backbone": "models.layers:unfreeze_backbone",
+    },
+)
+
+
 def find(name: str) -> ModelSpec:
     """The row of the registry for `name`; raises `UserError` with the known names when there is none."""
     if name not in REGISTRY:
@@ -195,6 +206,7 @@ def build(name: str, num_classes: int, *, image_size: int | None = None, transfe
     if num_classes < 2:
         raise UserError(f"A classifier needs at least 2 classes. Received: {num_classes}")
     check_image_size(name, image_size)
+    startup.load_tensorflow()
     module, function = spec.builder.split(":")
     return getattr(importlib.import_module(module), function)(spec, num_classes, image_size, transfer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -45,6 +46,25 @@ def export_run(run: Run, *, base: str | None = None, version: int | None = None,
     model, about = run.load_model(), describe(run)
     base = base or run.file("export")
     return publish(lambda folder: save(model, folder, about), base, version=version, keep_versions=keep_versions)
+
+
+def export_model(model: keras.Model, class_names: Sequence[str], base: str, *, name: str = "model") -> str:
+    """Publishes a model that was trained without a run folder as the next version in `base`; returns its path.
+
+    Args:
+        model: made by `models.build`.
+        class_names: in the order of the logits.
+        base: the folder of the versions.
+        name: what the metadata calls the model.
+
+    Raises:
+        UserError: names and logits don't fit, or `base` can't be written to; see `publish`.
+    """
+    _, size, _, channels = model.get_layer("backbone").input_shape
+    pixels = keras.KerasTensor((1, size, size, channels))
+    heads = tuple(by_head(model.compute_output_spec(pixels, training=False)))
+    about = Metadata(name, tuple(map(printable, class_names)), size, channels, heads)
+    return publish(lambda folder: save(model, folder, about), base)
 
 
 def describe(run: Run) -> Metadata:
@@ -157,6 +177,6 @@ def _warmup_batches(image_size: int) -> list[list[bytes]]:
 
 def _record(request: Any) -> bytes:
     log = wire.PredictionLog()
-    # The records run on the version they lie in, under whatever name it is served.
+    # The records are sent to the version that holds them, whichever name it is served under.
     log.predict_log.request.CopyFrom(request)
     return log.SerializeToString()

@@ -95,8 +95,7 @@ def _take_number(unfinished: str, base: str, version: int | None) -> str:
                 raise
             if version:
                 raise UserError(
-                    f"`version` {version} has been taken by another export meanwhile. Leave it out to take the next "
-                    "one."
+                    f"`version` {version} was taken by another export meanwhile. Leave it out to take the next one."
                 ) from error
 
 

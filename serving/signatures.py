@@ -1,6 +1,6 @@
 """The functions that a server calls: encoded images or pixels in, labels and probabilities out.
 
-Whatever one image of a batch holds, the others are answered.
+An image that can't be decoded gets an error of its own and doesn't affect the others of its batch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Signatures:
     about: Metadata
 
     def serving_default(self, image_bytes: tf.Tensor) -> _Answers:
-        """Answers encoded images, each on its own row, whatever the others hold.
+        """Answers encoded images, each in its own row, independently of the others.
 
         Args:
             image_bytes: strings (batch,), each a JPEG, PNG, GIF (first frame) or BMP file of at most 100 megapixels.
@@ -49,7 +49,7 @@ class Signatures:
             pixels: uint8 (batch, image_size, image_size, channels) in 0-255.
 
         Returns:
-            `label` (batch,) the likeliest class's name, `score` (batch,) its probability, `probabilities`
+            `label` (batch,) the name of the most probable class, `score` (batch,) its probability, `probabilities`
             (batch, classes) in the order of the class names, and what further heads answer, by their names.
         """
         size, channels = self.about.image_size, self.about.channels
@@ -78,7 +78,7 @@ def decode_batch(image_bytes: tf.Tensor, image_size: int, channels: int) -> tupl
     """Decodes each image by `data.decode.decode`; one that can't be gives a black row and the reason.
 
     The whole batch is tried at once first, which costs no more than decoding without a guard. Only when an image in
-    it fails is the batch decoded again, each image in a data set of its own that swallows the error.
+    it fails is the batch decoded again, each image in a data set of its own that ignores the error.
 
     Args:
         image_bytes: encoded images, strings of shape (batch,).

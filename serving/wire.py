@@ -60,7 +60,7 @@ class Metadata:
     """What travels with a SavedModel, as its `metadata` signature and in `assets.extra/metadata.json`.
 
     Attributes:
-        model: a name of the registry, or whatever the Keras model is called.
+        model: a name of the registry, or the name of the Keras model.
         class_names: in the order of the columns of `probabilities`; valid UTF-8, for they travel as JSON.
         image_size: height and width of the network's input in px.
         channels: 3 (RGB) or 1 (gray).

@@ -131,16 +131,16 @@ def test_full_confidence_falls_into_the_last_bin() -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 @pytest.mark.parametrize("classes", [2, 7])
-def test_the_temperature_that_spoilt_the_logits_is_found_again(temperature: float, classes: int) -> None:
+def test_the_temperature_that_scaled_the_logits_is_found_again(temperature: float, classes: int) -> None:
     generator = np.random.default_rng(0)
     logits = 2 * generator.normal(size=(20_000, classes))
     honest = softmax(logits, axis=1)
     labels = (honest.cumsum(axis=1) > generator.random((len(honest), 1))).argmax(axis=1)
-    spoilt = softmax(temperature * logits, axis=1)
-    assert metrics.fit_temperature(labels, spoilt) == pytest.approx(temperature, rel=0.04)
-    mended = metrics.rescale(spoilt, temperature)
-    np.testing.assert_allclose(mended, honest, atol=1e-6)
-    np.testing.assert_array_equal(mended.argmax(axis=1), spoilt.argmax(axis=1))
+    scaled = softmax(temperature * logits, axis=1)
+    assert metrics.fit_temperature(labels, scaled) == pytest.approx(temperature, rel=0.04)
+    restored = metrics.rescale(scaled, temperature)
+    np.testing.assert_allclose(restored, honest, atol=1e-6)
+    np.testing.assert_array_equal(restored.argmax(axis=1), scaled.argmax(axis=1))
 
 
 def test_images_that_do_not_determine_a_temperature() -> None:

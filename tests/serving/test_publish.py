@@ -92,7 +92,7 @@ def test_a_given_number_that_is_taken_meanwhile(tmp_path: pathlib.Path) -> None:
         write(folder)
         write(str(tmp_path / "3"), "other")
 
-    with pytest.raises(UserError, match="`version` 3 has been taken"):
+    with pytest.raises(UserError, match="`version` 3 was taken"):
         publish(overtaken, str(tmp_path), version=3)
     assert (tmp_path / "3" / "saved_model.pb").read_text() == "other"
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
