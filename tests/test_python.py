@@ -56,4 +56,4 @@ def test_the_path_takes_twenty_lines() -> None:
 @pytest.mark.parametrize("package", ["data", "models", "training", "evaluation", "serving"])
 def test_a_name_that_a_package_lacks_is_an_attribute_error(package: str) -> None:
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
-        importlib.import_module(package).nothing
+        _ = importlib.import_module(package).nothing
