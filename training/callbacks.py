@@ -145,7 +145,7 @@ class Checkpointer(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._fit, self._seconds, self._resumes = fit, 60 * minutes, resumes
-        self._safe_points = SafePoints(signals, workers, is_each_asked=minutes == 0)
+        self._safe_points = SafePoints(signals, workers, asks_each_time=minutes == 0)
         self._last, self._is_saved = time.monotonic(), False
         self._metrics: list[np.ndarray] | None = None
 

@@ -125,11 +125,11 @@ class SafePoints:
     Args:
         signals: ask the run to stop.
         workers: which pass the same moments in the same order; by default this process alone.
-        is_each_asked: whether the workers ask each other at every moment.
+        asks_each_time: whether the workers ask each other at every moment, not only about once a second.
     """
 
-    def __init__(self, signals: Signals, workers: Workers | None = None, *, is_each_asked: bool = False) -> None:
-        self._signals, self._workers, self._is_each_asked = signals, workers or Workers(), is_each_asked
+    def __init__(self, signals: Signals, workers: Workers | None = None, *, asks_each_time: bool = False) -> None:
+        self._signals, self._workers, self._asks_each_time = signals, workers or Workers(), asks_each_time
         self._interval, self._passed, self._asked = 1, 0, time.monotonic()
         self._number: int | None = None
 
@@ -180,4 +180,4 @@ class SafePoints:
 
     def _next_interval(self) -> int:
         seconds = time.monotonic() - self._asked
-        return 1 if self._is_each_asked else max(1, min(_MOST_CALLS, int(self._passed / max(seconds, 1e-3))))
+        return 1 if self._asks_each_time else max(1, min(_MOST_CALLS, int(self._passed / max(seconds, 1e-3))))

@@ -87,7 +87,7 @@ def test_a_signal_to_another_worker_stops_this_one_too(
 
 
 def test_the_chief_worker_decides_when_to_save(tmp_path: pathlib.Path) -> None:
-    points = SafePoints(Signals(str(tmp_path)), FirstOfTwo(NOTHING, NOTHING, [1, 0, 0, 0, 0]), is_each_asked=True)
+    points = SafePoints(Signals(str(tmp_path)), FirstOfTwo(NOTHING, NOTHING, [1, 0, 0, 0, 0]), asks_each_time=True)
     assert [points.reached(is_due=is_due) for is_due in (True, False)] == [True, False]
 
 
@@ -100,8 +100,8 @@ def test_the_end_of_a_phase_is_always_saved(tmp_path: pathlib.Path) -> None:
 def test_workers_ask_each_other_about_once_a_second(tmp_path: pathlib.Path) -> None:
     """Not at each of thousands of steps; when it is asked for, at each."""
     seldom, often = (FirstOfTwo(*[NOTHING] * 3000) for _ in range(2))
-    for workers, is_each_asked in ((seldom, False), (often, True)):
-        points = SafePoints(Signals(str(tmp_path)), workers, is_each_asked=is_each_asked)
+    for workers, asks_each_time in ((seldom, False), (often, True)):
+        points = SafePoints(Signals(str(tmp_path)), workers, asks_each_time=asks_each_time)
         for _ in range(3000):
             points.check()
     assert len(often.others) == 0 and len(seldom.others) > 2000
