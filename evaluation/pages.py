@@ -41,6 +41,8 @@ _SVG = "http://www.w3.org/2000/svg"
 # Letters stay letters: small, searchable, in the reader's font; class names may hold a $, which is no formula.
 _AS_TEXT: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False}
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+# Class names may hold characters that XML can't, and Matplotlib writes them as they are.
+_NOT_XML = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF], "\N{REPLACEMENT CHARACTER}")
 
 ElementTree.register_namespace("", _SVG)
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
@@ -95,7 +97,7 @@ def svg(figure: Figure, label: str) -> Markup:
         # Matplotlib's font lacks many scripts; the browser, which draws the letters, doesn't.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         figure.savefig(target, format="svg", facecolor="none", metadata=_NO_METADATA)
-    root = ElementTree.fromstring(target.getvalue())
+    root = ElementTree.fromstring(target.getvalue().translate(_NOT_XML))
     # Its size comes from the page.
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     for group in root.iter(f"{{{_SVG}}}g"):

@@ -13,7 +13,7 @@ from tests.evaluation.pages_read import sizes
 from training import curves
 from training.heads import BrightnessHead
 
-NAMES = ("cat $x_1$", "dog 犬 & <b>")
+NAMES = ("cat $x_1$ \x1b", "dog 犬 & <b>")
 
 
 def all_figures() -> dict[str, plots.Figure]:
