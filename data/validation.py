@@ -119,7 +119,7 @@ def usable(dataset: Dataset, inspections: list[Inspection], on_bad_image: str) -
     Args:
         dataset: the images.
         inspections: what `scan` said of them.
-        on_bad_image: `fail` to stop at a bad image, `skip` to go on without it.
+        on_bad_image: `fail` to stop at a bad image, `skip` to leave it out.
 
     Raises:
         UserError: an image is bad and `on_bad_image` is `fail`, or no image of a class is left.
@@ -130,7 +130,7 @@ def usable(dataset: Dataset, inspections: list[Inspection], on_bad_image: str) -
             f"Every image in {printable(dataset.name)} must be a whole JPEG, PNG, GIF or BMP of at most "
             f"{LARGEST_PIXELS // 10**6} megapixels. {len(bad)} of {len(dataset)} can't be used:\n"
             f"{list_bad(dataset, inspections)}\n"
-            "Mend or remove them, or pass `on_bad_image=skip` to train without them."
+            "Fix or remove them, or pass `on_bad_image=skip` to train without them."
         )
     good = np.setdiff1d(np.arange(len(dataset)), bad)
     counts = np.bincount(dataset.labels[good], minlength=len(dataset.class_names))
