@@ -37,7 +37,7 @@ def _orders(rows: int) -> dict[str, Callable[[int], object]]:
     import numpy as np
     import tensorflow as tf
 
-    from data.order import epoch_order
+    from data.batches import epoch_order
 
     def index_shuffle(epoch: int) -> object:
         return tf.random.experimental.index_shuffle(tf.range(rows, dtype=tf.int64), [0, epoch], rows - 1)

@@ -17,7 +17,7 @@ from errors import UserError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNFINISHED = ".part-"
-# What nobody has gone on with for so long has probably been given up, and takes up room.
+# What nobody has resumed for so long has probably been given up, and takes up room.
 GIVEN_UP_SECONDS = 7 * 24 * 3600.0
 
 
@@ -62,7 +62,7 @@ def replacing_from_local(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def explained(path: str) -> Iterator[None]:
-    """Turns the failures to write `path` that a user can mend into a `UserError`."""
+    """Turns the failures to write `path` that a user can fix into a `UserError`."""
     try:
         yield
     except Exception as error:
@@ -157,7 +157,7 @@ def _is_running(process: int) -> bool:
 
 
 def _reason(error: Exception, path: str) -> str | None:
-    """What went wrong in plain words, or None when it has nothing to do with `path`, or the user can't mend it."""
+    """What went wrong in plain words, or None when it has nothing to do with `path`, or the user can't fix it."""
     number = getattr(error, "errno", None)
     text = str(error)
     # TensorFlow and h5py put the words of the failed system call into the text of errors without a number.

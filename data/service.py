@@ -116,7 +116,7 @@ def _watch(address: str, seconds: float, done: threading.Event) -> None:
 
 def _lost(address: str, problem: str) -> str:
     return (
-        f"The tf.data service at {address} is lost: {problem}. Start it again and go on with --resume and the same "
+        f"The tf.data service at {address} is lost: {problem}. Start it again and resume with --resume and the same "
         "--run_dir."
     )
 

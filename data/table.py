@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from data.batches import ALIGNMENT
 from data.files import GIVEN_UP_SECONDS, discard, explained, make_folder, read_text, remove_left_over, write_text
 from data.names import printable
 from errors import UserError
@@ -30,8 +31,6 @@ from errors import UserError
 _ROWS, _RECORD = "rows", "record.json"
 # A smaller chunk grows by the next rows, so that the record of a million images stays short.
 _LEAST_CHUNK_BYTES = 1 << 26
-# TensorFlow uses an aligned array in place and copies any other.
-_ALIGNMENT = 64
 
 # Shape and type of one row.
 Column = tuple[tuple[int, ...], np.dtype]
@@ -53,7 +52,7 @@ class Table:
     def __init__(self, folder: str, columns: Sequence[Column], rows: int) -> None:
         self.folder, self.columns, self.rows = folder, columns, rows
         self.row_bytes = [math.prod(shape) * kind.itemsize for shape, kind in columns]
-        sizes = (-(-rows * each // _ALIGNMENT) * _ALIGNMENT for each in self.row_bytes)
+        sizes = (-(-rows * each // ALIGNMENT) * ALIGNMENT for each in self.row_bytes)
         *self.offsets, self.size = itertools.accumulate(sizes, initial=0)
 
     def read(self, *, is_checked: bool = True) -> list[np.ndarray] | None:

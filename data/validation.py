@@ -135,7 +135,7 @@ def usable(dataset: Dataset, inspections: list[Inspection], on_bad_image: str) -
             f"Every image in {printable(dataset.name)} must be a whole JPEG, PNG, GIF or BMP of at most "
             f"{LARGEST_PIXELS // 10**6} megapixels. {len(bad)} of {len(dataset)} can't be used:\n"
             f"{list_bad(dataset, inspections)}\n"
-            "Repair or remove them, or pass `on_bad_image=skip` to train without them."
+            "Fix or remove them, or pass `on_bad_image=skip` to train without them."
         )
     good = np.setdiff1d(np.arange(len(dataset)), bad)
     counts = np.bincount(dataset.labels[good], minlength=len(dataset.class_names))

@@ -1,7 +1,8 @@
 """Fetching published weights once, checked against their publisher's checksum, into Keras's own cache.
 
-`keras.utils.get_file` fetches; ours is what it lacks: an error within seconds where there is no network or no answer,
-checksums of which only eight digits are published, and never leaving a wrong file behind.
+`keras.utils.get_file` fetches; ours is what it lacks (Keras 3.15): an error within seconds where there is no network or
+no answer, checksums of which only eight digits are published, and never leaving a wrong file behind, also where two
+processes fetch the same.
 """
 
 from __future__ import annotations
@@ -54,18 +55,18 @@ def fetch(spec: ModelSpec, include_head: bool) -> pathlib.Path:
         if _is_right(folder / file.file_name, file):
             return folder / file.file_name
     _check_reachable(spec, file)
-    folder = next(filter(_is_writable, cache_folders()))
-    target = folder / file.file_name
-    try:
-        with _stalls_end(STALL_SECONDS):
-            keras.utils.get_file(
-                file.file_name, file.url, cache_dir=str(folder.parent), cache_subdir=folder.name, force_download=True
-            )
-    except Exception as problem:  # get_file raises bare exceptions.
-        raise UserError(_advice(spec, file, str(problem))) from problem
-    if not _is_right(target, file):
-        target.unlink()
-        raise UserError(_advice(spec, file, "what came has another checksum"))
+    target = next(filter(_is_writable, cache_folders())) / file.file_name
+    # Beside its place, where another process that fetches it, too, doesn't meet it.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        try:
+            with _stalls_end(STALL_SECONDS):
+                keras.utils.get_file(file.file_name, file.url, cache_dir=folder, cache_subdir=".", force_download=True)
+        except Exception as problem:  # get_file raises bare exceptions.
+            raise UserError(_advice(spec, file, str(problem))) from problem
+        fetched = pathlib.Path(folder, file.file_name)
+        if not _is_right(fetched, file):
+            raise UserError(_advice(spec, file, "what came has another checksum"))
+        fetched.replace(target)
     return target
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from data import folder, load
 from data.augment import RandomGeometry
 from data.batches import Batches, Shard
+from data.cache import keep_decoded
 from data.dataset import Dataset, as_records
 from tests.conftest import encode
 
@@ -221,3 +222,19 @@ def test_targets_are_made_from_columns_too(kept: bool) -> None:
         np.testing.assert_array_equal(targets["age"], numbers * 3.0)
         assert targets["town"].numpy().tolist() == [f"town {i}".encode() for i in numbers]
     assert sorted(seen) == list(range(ROWS)) and seen != sorted(seen)
+
+
+@pytest.mark.parametrize("mode", ["disk", "memory"])
+def test_decoded_images_are_not_copied(mode: str) -> None:
+    """66 MB here; of a million images there would be no room for a copy."""
+    digits = Batches(load("digits"), image_size=192, channels=1)
+    kept = keep_decoded(digits, [str(i) for i in range(len(digits))], mode)
+    before = _own_memory()
+    for _ in kept.training(0, 1):
+        assert _own_memory() - before < kept.inputs.nbytes / 2
+
+
+def _own_memory() -> int:
+    """Bytes of this process that belong to no file."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("RssAnon:")[1].split()[0])

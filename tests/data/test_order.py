@@ -8,8 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
-from data.batches import Batches
-from data.order import epoch_order
+from data.batches import Batches, epoch_order
 
 SIZES = [240, 1_920, 18_610, 53_334, 1_281_167]
 # Where a block cipher of 16 or 20 bits ends: the last row needs one bit more.

@@ -25,11 +25,12 @@ from tests.models.deterministic import fill
 
 
 class _Server:
-    """Serves one file's bytes, or an error page; counts its GET requests."""
+    """Serves one file's bytes, or an error page; counts its GET requests, and calls `halfway` in each of them."""
 
     def __init__(self) -> None:
         self.content: bytes | None = None
         self.downloads = 0
+        self.halfway = lambda: None
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -41,7 +42,10 @@ class _Server:
             def do_GET(self) -> None:
                 outer.downloads += 1
                 self.do_HEAD()
-                self.wfile.write(outer.content or b"")
+                content = outer.content or b""
+                self.wfile.write(content[:1000])
+                outer.halfway()
+                self.wfile.write(content[1000:])
 
             def log_message(self, *args) -> None:
                 pass
@@ -108,6 +112,24 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server, published, monkeyp
     assert cached.read_bytes() == server.content
 
 
+def test_two_that_fetch_the_same_do_not_meet(server, published, monkeypatch):
+    """The second begins and ends while the first is at work."""
+    _, server.content = published
+    _publish(monkeypatch, server.url, hashlib.sha256(server.content).hexdigest()[:8])
+    paths = []
+
+    def fetch() -> None:
+        server.halfway = lambda: None
+        paths.append(downloads.fetch(models.find("squeezenet"), include_head=False))
+
+    server.halfway = fetch
+    paths.append(downloads.fetch(models.find("squeezenet"), include_head=False))
+    target = downloads.cache_folders()[0] / "squeezenet_notop.h5"
+    assert paths == [target, target] and server.downloads == 2
+    assert target.read_bytes() == server.content
+    assert list(target.parent.iterdir()) == [target]
+
+
 @pytest.mark.parametrize("checksum", ["0" * 32, "0" * 8])
 def test_another_checksum_is_refused_and_not_kept(checksum, server, monkeypatch):
     server.content = b"<html>captive portal</html>"
@@ -115,7 +137,7 @@ def test_another_checksum_is_refused_and_not_kept(checksum, server, monkeypatch)
 
     with pytest.raises(UserError, match=f"{checksum}.*--weights=PATH"):
         downloads.fetch(models.find("squeezenet"), include_head=False)
-    assert not (downloads.cache_folders()[0] / "squeezenet_notop.h5").exists()
+    assert list(downloads.cache_folders()[0].iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_read_and_passed_by(server, published, monkeypatch, tmp_path):
