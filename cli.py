@@ -32,7 +32,7 @@ def run(main: Main, *, outlives_output: bool = False) -> None:
 
     Args:
         main: gives the exit code; None for 0.
-        outlives_output: whether to go on where standard output can't be written any more.
+        outlives_output: whether to continue where standard output can't be written any more.
     """
     output = _install(is_output_needed=not outlives_output)
 
@@ -128,7 +128,7 @@ def _in_our_words(message: str) -> str:
 
 
 class _ClosedOutputError(Exception):
-    """Nobody reads standard output any more, as after `| head`."""
+    """The reader of standard output is gone, as after `| head`."""
 
 
 class _FailedOutputError(Exception):
@@ -142,7 +142,7 @@ class _Output(io.FileIO):
 
     Args:
         descriptor: an open one, which stays open.
-        is_needed: whether a failure is an error. Else the program goes on without it.
+        is_needed: whether a failure is an error. Else the program continues without it.
 
     Attributes:
         failure: the system's reason for a failure that the user should know of; None for none.

@@ -72,7 +72,7 @@ def explained(path: str) -> Iterator[None]:
         elsewhere = "point XDG_CACHE_HOME to" if path.startswith(cache_folder()) else "pass"
         raise UserError(
             f"{printable(path)} can't be written: {reason}. What stood there before is unchanged. Make room, or "
-            f"{elsewhere} another folder, and run the same command again; a training that was under way goes on with "
+            f"{elsewhere} another folder, and run the same command again; an interrupted training continues with "
             "--resume."
         ) from error
 
@@ -110,7 +110,7 @@ def remove_left_over(folder: str) -> None:
 
 
 def discard(path: str) -> None:
-    """Removes the folder `path`, which nobody sees with some of its files gone."""
+    """Removes the folder `path` at once: no process sees it with some of its files gone."""
     beside = _beside(path)
     _remove_quietly(beside)
     with contextlib.suppress(OSError):

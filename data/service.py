@@ -43,7 +43,7 @@ def find(address: str, seconds: float = WAIT_SECONDS) -> None:
         seconds: to wait at most.
 
     Raises:
-        UserError: nobody answers, something else does, or no worker comes.
+        UserError: no dispatcher answers, something else does, or no worker comes.
     """
     deadline = time.monotonic() + seconds
     while problem := _problem(address, max(deadline - time.monotonic(), 0.1), set()):

@@ -77,7 +77,7 @@ def test_every_printed_command_can_be_pasted(tmp_path: pathlib.Path) -> None:
     for name in ("model.keras", "history.csv", "test.json"):
         (run_dir / name).unlink()
     refused = run("evaluate.py", "--run=cats & 'dogs'", folder=tmp_path, expected=2)
-    hint = re.search("Go on with it by `(.*)`", refused.stderr)
+    hint = re.search("Resume by `(.*)`", refused.stderr)
     assert hint, refused.stderr
     resumed = bash(hint[1], tmp_path)
     assert resumed.returncode == 0 and "Test: accuracy" in resumed.stdout, resumed.stderr

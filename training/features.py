@@ -134,7 +134,7 @@ class _Work:
 def _missing(work: _Work, safe: int, title: str, check: Callable[[], object]) -> Iterator[Batch]:
     """The batches behind the first `safe` rows, or behind fewer where another worker has fewer.
 
-    They begin where they do in a computation that nobody has disturbed, and in all workers at once.
+    They begin where they do in an undisturbed computation, and at the same place in all workers.
     """
     size, steps = len(work.batches), work.batches.steps_per_epoch
     view, row = divmod(_least(work.distribution, safe), size)

@@ -1,4 +1,4 @@
-"""The heads of a model, an object for each output: target, loss, metrics, answer, and how the answer is judged.
+"""The heads of a model, an object for each output: target, loss, metrics, answer, and how it is evaluated.
 
 Training, evaluation, prediction and serving iterate over them. Every model has the head `class`, whose numbers and
 plots are the report itself; any other head brings a section of its own. To add one, see docs/extending.md.

@@ -36,7 +36,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard. Install it by `pip install -e .[tensorboard]`.")
     if config.resume and not config.run_dir:
-        raise UserError("--resume needs the folder of the run to go on with. Pass --run_dir=FOLDER.")
+        raise UserError("--resume needs the folder of the run to resume. Pass --run_dir=FOLDER.")
     rate = config.learning_rate or _default_learning_rate(config)
     return dataclasses.replace(config, learning_rate=rate, cache="none" if config.data_service else config.cache)
 

@@ -120,7 +120,7 @@ class Run:
         if not tf.io.gfile.exists(self.file(MODEL)) and not self.history():
             raise UserError(
                 f"{self.path} has no {MODEL}: the run hasn't finished its first epoch. "
-                f"Go on with it by `{errors.command('train.py', '--resume', f'--run_dir={self.path}')}`."
+                f"Resume by `{errors.command('train.py', '--resume', f'--run_dir={self.path}')}`."
             )
         self.check_model()
         model = weights.load_trained(self.file(MODEL))

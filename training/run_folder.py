@@ -102,7 +102,7 @@ def _check_is_free(run_dir: str) -> None:
     """Only what a start that was killed leaves behind may be written over; anything else is the user's."""
     names = tf.io.gfile.listdir(run_dir)
     if CONFIG in names:
-        raise UserError(f"--run_dir={run_dir} holds a run already. Pass another folder, or --resume to go on with it.")
+        raise UserError(f"--run_dir={run_dir} holds a run already. Pass another folder, or --resume to resume it.")
     remove_left_over(run_dir)
     others = set(tf.io.gfile.listdir(run_dir)) - {_LOCK, SPLITS, LABELS}
     if others:
@@ -174,7 +174,7 @@ def _check_can_go_on(run: Run, changes: dict[str, Any]) -> None:
 
 
 def _extend(run: Run, changes: dict[str, Any], command: str) -> None:
-    """The run counts as unfinished first: killed in between, the same command goes on."""
+    """The run counts as unfinished first: after a kill in between, the same command extends it."""
     with contextlib.suppress(tf.errors.NotFoundError):
         tf.io.gfile.remove(run.file(TEST))
     details = run.details()

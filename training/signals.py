@@ -62,7 +62,7 @@ class Signals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
-        """Restores what signals did before, and raises again a signal that nobody has answered."""
+        """Restores what signals did before, and raises an unanswered signal again."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()

@@ -109,7 +109,7 @@ witness.insert(witness.AtSteps(fill))
 """
     code, log = children.train(dataclasses.replace(wanted, run_dir=place), Fate(code=fill))
     assert code == 2 and "Traceback" not in log, log
-    assert "state.npz can't be written: the disk is full" in log and "goes on with --resume" in log
+    assert "state.npz can't be written: the disk is full" in log and "continues with --resume" in log
     kept = best_model.kept(place).loss
     assert kept == pytest.approx(float(Run.open(place).history()[0]["val_loss"]), abs=1e-6)
     weights.load_trained(os.path.join(place, "model.keras"))
