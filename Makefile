@@ -3,7 +3,7 @@
 # make lint    ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
-# torch is only there to compare networks with; `make test EXTRAS=test,serving` goes without its download.
+# torch is only used to compare networks; `make test EXTRAS=test,serving` avoids its download.
 EXTRAS ?= test,serving,onnx,tensorboard,torch
 PYTEST_ARGS ?=
 
@@ -18,7 +18,7 @@ train: $(VENV)/installed
 	$(BIN)/python evaluate.py --run=$(RUN)
 	$(BIN)/python export.py --run=$(RUN)
 
-# Three at a time on two cores: some tests only wait for processes.
+# Three processes on two cores, because some tests only wait for other processes.
 test: $(VENV)/installed-for-tests
 	$(BIN)/python -m pytest -n 3 --dist=loadfile $(PYTEST_ARGS)
 
