@@ -66,4 +66,6 @@ def test_every_figure_carries_the_commit_of_its_run(measured):
 def test_the_readmes_table_is_made_from_the_rows(measured):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
 
+    assert "<!-- measured -->" in readme
+
     assert recipe_table.with_highlights(readme, measured) == readme
