@@ -206,7 +206,7 @@ class Batches:
         """From slices to (inputs, labels, columns, place), out of the arrays."""
         with tf.device("CPU"):
             others = tf.nest.map_structure(tf.convert_to_tensor, (self.labels, self.columns))
-        table = (_shared(self.inputs), *others)
+        table = (_shared(np.asarray(self.inputs)), *others)
 
         def gather(place: _Place, chosen: tf.Tensor) -> tuple:
             rows = chosen + place[0] % self.views * len(self)
