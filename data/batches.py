@@ -206,7 +206,7 @@ class Batches:
         """From slices to (inputs, labels, columns, place), out of the arrays."""
         with tf.device("CPU"):
             others = tf.nest.map_structure(tf.convert_to_tensor, (self.labels, self.columns))
-        table = (_shared(self.inputs), *others)
+        table = (_shared(np.asarray(self.inputs)), *others)
 
         def gather(place: _Place, chosen: tf.Tensor) -> tuple:
             rows = chosen + place[0] % self.views * len(self)
@@ -268,9 +268,12 @@ class _Exportable:
 
 
 def _shared(array: np.ndarray) -> tf.Tensor:
-    """A tensor in the memory of the array, if that is aligned; `tf.convert_to_tensor` makes a copy of it, or two."""
+    """A tensor in the memory of an array of numbers, mapped or not, where that is aligned.
+
+    `tf.convert_to_tensor` makes one copy of an array, and two of a mapped one (tensorflow#53665, as of 2.21).
+    """
     array = np.ascontiguousarray(array)
-    if array.ctypes.data % ALIGNMENT:
+    if array.ctypes.data % ALIGNMENT or array.dtype.kind not in "uif":
         with tf.device("CPU"):
             return tf.convert_to_tensor(array)
     return tf.experimental.dlpack.from_dlpack(np.asarray(_Exportable(array)).__dlpack__())

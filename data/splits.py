@@ -50,7 +50,7 @@ def assign(dataset: Dataset, fractions: Fractions) -> np.ndarray:
     free = np.arange(len(dataset))
     if dataset.is_test is not None:
         splits[dataset.is_test] = "test"
-        # An image that also stands in the test split would be learned by heart.
+        # A copy of a test image must not be trained on.
         free = np.flatnonzero(~np.isin(ranks, ranks[dataset.is_test]))
         fractions = _without_test(fractions)
     for label in range(len(dataset.class_names)):

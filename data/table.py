@@ -220,7 +220,7 @@ def _read_record(folder: str) -> tuple[str, int, list[_Chunk]]:
     try:
         record = json.loads(read_text(os.path.join(folder, _RECORD)))
         return str(record["columns"]), int(record["rows"]), [(int(a), int(b)) for a, b in record["chunks"]]
-    except Exception:  # Whatever stands there instead, the rows can be computed again.
+    except Exception:  # Unreadable records are as good as none: the rows are computed again.
         return "", -1, []
 
 

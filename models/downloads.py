@@ -57,13 +57,13 @@ def fetch(spec: ModelSpec, include_head: bool) -> pathlib.Path:
     _check_reachable(spec, file)
     target = next(filter(_is_writable, cache_folders())) / file.file_name
     # Beside its place, where another process that fetches it, too, doesn't meet it.
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=target.parent) as beside:
         try:
             with _stalls_end(STALL_SECONDS):
-                keras.utils.get_file(file.file_name, file.url, cache_dir=folder, cache_subdir=".", force_download=True)
+                keras.utils.get_file(file.file_name, file.url, cache_dir=beside, cache_subdir=".", force_download=True)
         except Exception as problem:  # get_file raises bare exceptions.
             raise UserError(_advice(spec, file, str(problem))) from problem
-        fetched = pathlib.Path(folder, file.file_name)
+        fetched = pathlib.Path(beside, file.file_name)
         if not _is_right(fetched, file):
             raise UserError(_advice(spec, file, "what came has another checksum"))
         fetched.replace(target)
