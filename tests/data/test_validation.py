@@ -289,6 +289,7 @@ def test_mutated_images_never_raise_anything_unexpected(seed: int) -> None:
             assert decode(tf.constant(bytes(content)), 8, 3).shape == (8, 8, 3)
 
 
+@pytest.mark.slow
 def test_ten_thousand_classes(tmp_path: pathlib.Path) -> None:
     content = encoded.save(encoded.Image.new("RGB", (2, 2)), "PNG")
     for number in range(10_000):

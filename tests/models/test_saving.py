@@ -153,8 +153,13 @@ PLAIN = [name for name, spec in models.REGISTRY.items() if not spec.import_neede
 SHALLOW = [name for name in PLAIN if name not in DEEP]
 
 
-@pytest.mark.parametrize("names", [SHALLOW, pytest.param(DEEP, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("transfer", [False, True])
+@pytest.mark.parametrize(
+    ("names", "transfer"),
+    [
+        (SHALLOW, False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(SHALLOW, True), (DEEP, False), (DEEP, True)]),
+    ],
+)
 def test_plain_keras_opens_every_functional_network(names, transfer, tmp_path):
     built = {}
     for name in names:
@@ -177,7 +182,7 @@ def test_plain_keras_opens_the_small_networks_also_filled_and_frozen(tmp_path):
     _opened_elsewhere(built, tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in models.REGISTRY if name not in PLAIN])
+@pytest.mark.parametrize("name", ["bn_mlp", pytest.param("multitask", marks=pytest.mark.slow)])
 def test_the_others_open_after_the_one_import_that_is_named(name, tmp_path):
     model = models.build(name, 2, image_size=models.find(name).min_image_size)
 

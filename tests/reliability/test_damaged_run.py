@@ -264,7 +264,11 @@ SCRIPTS = {
 
 @pytest.mark.parametrize(
     ("name", "kind", "command"),
-    [(name, kind, command) for name, (kind, commands) in SCRIPTS.items() for command in commands],
+    [
+        pytest.param(name, kind, command, marks=pytest.mark.slow if number else [])
+        for name, (kind, commands) in SCRIPTS.items()
+        for number, command in enumerate(commands)
+    ],
 )
 def test_the_real_scripts_end_with_a_sentence(
     copy: pathlib.Path, run: Run, name: str, kind: str, command: tuple[str, ...]

@@ -189,6 +189,7 @@ def test_views_are_features_of_augmented_images(images: Batches) -> None:
     assert np.abs(first - plain).mean() < 3 * np.abs(plain).mean()
 
 
+@pytest.mark.slow
 def test_a_computation_may_be_ended_often(images: Batches, cache_of_its_own: pathlib.Path) -> None:
     """At the first and the last batch of a view too, of which each has 13 whole ones and one of a single image."""
     front, _ = features.cut(network())
@@ -203,7 +204,7 @@ def test_a_computation_may_be_ended_often(images: Batches, cache_of_its_own: pat
     np.testing.assert_array_equal(table.inputs, compute(front, images, **how).inputs)
 
 
-@pytest.mark.parametrize("batches", [1, 3, 5])
+@pytest.mark.parametrize("batches", [3, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 5))])
 def test_a_computation_resumes_where_it_was_ended(
     images: Batches, capsys: pytest.CaptureFixture, batches: int, cache_of_its_own: pathlib.Path
 ) -> None:

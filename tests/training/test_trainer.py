@@ -73,7 +73,7 @@ def test_digits_are_learnt(tmp_path: pathlib.Path) -> None:
     assert 0.93 < run.test_metrics()["accuracy"] < 0.995
 
 
-@pytest.mark.parametrize("name", ["bn_mlp", "squeezenet"])
+@pytest.mark.parametrize("name", ["bn_mlp", pytest.param("squeezenet", marks=pytest.mark.slow)])
 def test_stripes_are_learnt(image_folder: pathlib.Path, name: str) -> None:
     """Which catches wrong targets, losses, and activations that no shape shows."""
     size = 48 if name == "squeezenet" else None
@@ -92,7 +92,13 @@ def test_training_again_gives_the_same_numbers(image_folder: pathlib.Path) -> No
     np.testing.assert_allclose(first, second, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "augment"), [("lenet5", "full"), ("multitask", "none"), ("bn_mlp", "none")])
+@pytest.mark.parametrize(
+    ("name", "augment"),
+    [
+        ("bn_mlp", "none"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("lenet5", "full"), ("multitask", "none")]),
+    ],
+)
 def test_nothing_is_traced_again_after_the_first_epoch(
     image_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, augment: str
 ) -> None:
@@ -153,7 +159,10 @@ def test_a_frozen_backbone_with_dropout_keeps_its_weights_under_augmentation_and
     assert [row["phase"] for row in run.history()] == ["head", "head"]
 
 
-@pytest.mark.parametrize(("augment", "views"), [("none", 0), ("basic", 0), ("full", 2)])
+@pytest.mark.parametrize(
+    ("augment", "views"),
+    [("full", 2), *(pytest.param(augment, 0, marks=pytest.mark.slow) for augment in ("none", "basic"))],
+)
 def test_transfer_in_two_phases(image_folder: pathlib.Path, augment: str, views: int) -> None:
     weights = pretrained(image_folder.parent, "squeezenet", 48)
     settings = {"model": "squeezenet", "image_size": 48, "weights": weights, "freeze": True, "epochs": 2}
