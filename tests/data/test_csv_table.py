@@ -38,7 +38,7 @@ def test_what_spreadsheets_write(tmp_path: pathlib.Path) -> None:
         ("path,label\na.jpg,\n", r"Line 2 of"),
         ("path,label\n,cat\n", r"Line 2 of"),
         ("path,label\na.jpg,cat\n./a.jpg,dog\n", r"name each image once. Received more than once: a.jpg"),
-        ('path,label\na.jpg,"cat\ndog"\nb.jpg,bird\n', r"name of one line"),
+        ('path,label\na.jpg,"cat\ndog"\nb.jpg,bird\n', r"must be one line"),
         ("path,label\n" + "x" * 200_000 + ",cat\n", r"must be CSV text. Received: field larger"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 50, r"must be"),
         ("path,label\r\ra.jpg,cat\r", r"must be"),
