@@ -112,7 +112,7 @@ def test_wrong_flags_are_answered_at_once_and_in_words(tmp_path: pathlib.Path, i
     for arguments, message in (
         ((), "needs --run=FOLDER, or --compare"),
         (("runs/a",), "Runs must be given by --run=FOLDER"),
-        (("--compare", "runs/a"), "two folders of runs or more"),
+        (("--compare", "runs/a"), "two or more run folders"),
         (("--compare", "--run=a", "b", "c"), "none of --run, --data and --export"),
         (("--batch_size=0", "--run=a"), "batch_size"),
         (("--rum=a",), "Unknown command line flag 'rum'"),
