@@ -34,7 +34,7 @@ def p_value(value: float) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], is_number: Sequence[bool] | None = None) -> str:
-    """A line per row. Columns of numbers are right-aligned: those in `is_number`, by default all but the first."""
+    """A line per row. Columns of numbers are right-aligned: as `is_number` says, else all but the first."""
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
     is_number = is_number or [False] + [True] * (len(widths) - 1)
     return "\n".join(line(row, widths, is_number) for row in rows)

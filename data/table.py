@@ -88,7 +88,7 @@ class Table:
                     if time.monotonic() - filling.saved >= seconds:
                         filling.save()
             except BaseException:
-                # Even on Ctrl-C: computed rows should not be computed again.
+                # Even if the user stops the program: computed rows should be kept.
                 with contextlib.suppress(Exception):
                     filling.save()
                 raise

@@ -99,7 +99,7 @@ class ThreePartModel(keras.Model):
 class BatchNormMLP(ThreePartModel):
     """Dense layers without bias, each followed by BatchNorm and ReLU, then logits (Ioffe and Szegedy 2015).
 
-    BatchNorm's beta takes the place of the bias. Epsilon 1e-3, Keras's. The arguments are those of `ThreePartModel`.
+    BatchNorm's beta replaces the bias; epsilon is Keras's 1e-3. Takes the arguments of `ThreePartModel`.
     """
 
     def make_backbone(self, input_size: tuple[int, int, int], units: tuple[int, ...], transfer: bool) -> keras.Model:
@@ -123,7 +123,7 @@ class BatchNormMLP(ThreePartModel):
 class MultiTaskNet(ThreePartModel):
     """A shared trunk of dense layers with ReLU, and two heads: the class and the brightness (Caruana 1997).
 
-    Returns {"class": float32 logits, "brightness": (batch, 1) in 0-1}. The arguments are those of `ThreePartModel`.
+    Returns {"class": float32 logits, "brightness": (batch, 1) in 0-1}. Takes the arguments of `ThreePartModel`.
     """
 
     def make_backbone(self, input_size: tuple[int, int, int], units: tuple[int, ...], transfer: bool) -> keras.Model:
