@@ -193,7 +193,7 @@ def test_one_misshapen_tensor_refuses_the_whole_file(filled, tmp_path):
         name = group.attrs["weight_names"][1]
         del group[name]
         group[name] = np.zeros(17, "float32")
-    _refused(path, "layer fire9_expand3x3 has weights of shapes [(3, 3, 64, 256), (17,)] there")
+    _refused(path, "layer fire9_expand3x3 has weights of shapes [(3, 3, 64, 256), (17,)] in it, ")
 
 
 def _replace_one_tensor(path: str, make) -> None:
