@@ -1,6 +1,6 @@
-"""Running a script: its flags, its exit code, and an output that may go away.
+"""Runs a command-line script: flags, exit code, and output that may fail.
 
-Standard output and error can be lost at any time: a closed pipe, a lost terminal, a full disk.
+Standard output and error can fail at any time: a closed pipe, a lost terminal, a full disk.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Main = Callable[[list[str]], int | None]
 def run(main: Main, *, outlives_output: bool = False) -> None:
     """Runs a script's `main` with the command line's positional arguments, the script's name first.
 
-    A wrong flag or a `UserError` ends the process with the bare message on stderr and exit code 2; a bug still shows
-    its traceback. A closed pipe ends it quietly, with the exit code that the shell's own tools have then.
+    A wrong flag or a `UserError` prints its message on stderr and exits with the error's code, usually 2; a bug still
+    shows its traceback. A closed pipe exits quietly with 141, as shell tools do.
 
     Args:
-        main: gives the exit code; None for 0.
-        outlives_output: whether to continue where standard output can't be written any more.
+        main: returns the exit code; None for 0.
+        outlives_output: whether to continue after standard output has failed.
     """
     output = _install(is_output_needed=not outlives_output)
 
@@ -49,11 +49,11 @@ def run(main: Main, *, outlives_output: bool = False) -> None:
 
 
 def exits_with_message(main: Main) -> Main:
-    """Makes `main` print the message of a `UserError` and return its exit code; on Ctrl-C 130, as a shell has it."""
+    """Wraps `main` to print a `UserError`'s message and return its exit code, or 130 on Ctrl-C, as a shell does."""
 
     @functools.wraps(main)
     def guarded(argv: list[str]) -> int | None:
-        # absl takes the root logger over, and libraries tell it of their fonts and caches.
+        # absl takes over the root logger, to which libraries log their fonts and caches.
         logging.set_verbosity(logging.WARNING)
         try:
             return main(argv)
@@ -77,7 +77,7 @@ def _end(error: UserError) -> int:
 
 def _failed(reason: str) -> UserError:
     return UserError(
-        f"Standard output can't be written: {reason}. Make room, or send it elsewhere. Files that were finished before "
+        f"Standard output can't be written: {reason}. Free some space, or redirect it. Files that were finished before "
         "are whole."
     )
 
@@ -99,7 +99,7 @@ def _parsed(argv: list[str]) -> list[str]:
     if argv[1:] == ["--version"]:
         print(f"darkroom {VERSION}")
         _leave()
-    # What follows two dashes is for another script, or a name.
+    # Arguments after `--` are another script's, or names.
     own = argv[: argv.index("--")] if "--" in argv else argv
     if "-h" in own or "--help" in own:
         app.usage(shorthelp=True, writeto_stdout=True)
@@ -107,7 +107,7 @@ def _parsed(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError(f"{_in_our_words(str(error))}\nPass --help to see all flags.") from error
+        raise UserError(f"{_reworded(str(error))}\nPass --help to see all flags.") from error
 
 
 def _leave() -> None:
@@ -115,8 +115,8 @@ def _leave() -> None:
     sys.exit()
 
 
-def _in_our_words(message: str) -> str:
-    """absl tells of a missing flag as it sees it, and has no suggestion for a value."""
+def _reworded(message: str) -> str:
+    """Rewords absl's error for a missing flag, and adds a suggestion for a wrong value."""
     missing = re.search(r"Flag --(\w+) must have a value other than None", message)
     if missing:
         return f"--{missing[1]} must be given. {flags.FLAGS[missing[1]].help}"
@@ -136,16 +136,16 @@ class _FailedOutputError(Exception):
 
 
 class _Output(io.FileIO):
-    """A descriptor to print to. Once it has failed, what is printed goes nowhere.
+    """A file descriptor to print to. After a failure, output is discarded.
 
-    So nothing fails a second time, when Python writes what it has held back at exit.
+    Otherwise Python would fail again at exit, when it flushes its buffers.
 
     Args:
         descriptor: an open one, which stays open.
-        is_needed: whether a failure is an error. Else the program continues without it.
+        is_needed: whether a failure is an error. If not, the program continues.
 
     Attributes:
-        failure: the system's reason for a failure that the user should know of; None for none.
+        failure: the system's reason for a failure to report; None for none.
     """
 
     def __init__(self, descriptor: int, *, is_needed: bool) -> None:
@@ -154,11 +154,11 @@ class _Output(io.FileIO):
         self.failure: str | None = None
 
     def write(self, data: Any) -> int:
-        """Writes what it can.
+        """Writes `data`, or discards it after a failure.
 
         Raises:
-            _ClosedOutputError: the reader or the terminal is gone, and the output is needed.
-            _FailedOutputError: for another reason.
+            _ClosedOutputError: the output is needed, but its reader or terminal is gone.
+            _FailedOutputError: it is needed, but failed otherwise.
         """
         try:
             return super().write(data)
@@ -178,12 +178,12 @@ class _Output(io.FileIO):
 
 
 def _install(*, is_output_needed: bool) -> _Output:
-    """Puts such streams in the place of `sys.stdout` and `sys.stderr`, and gives the one that output goes to.
+    """Replaces `sys.stdout` and `sys.stderr` by such streams, and returns the former's `_Output`.
 
-    Python's messages get a descriptor of their own, so that what libraries print to descriptor 2 can be told apart.
+    `sys.stderr` gets a copy of descriptor 2, so that what libraries print to 2 can be filtered.
 
     Args:
-        is_output_needed: whether a program without standard output is of no use.
+        is_output_needed: whether the program ends without standard output.
     """
     for descriptor in (0, 1, 2):
         _open_if_closed(descriptor)
@@ -209,7 +209,7 @@ def _text(raw: _Output, previous: Any, *, line_buffering: bool = False) -> TextI
 
 
 def _open_if_closed(descriptor: int) -> None:
-    """Or the next file that is opened would get this number, and what libraries print would go into it."""
+    """Otherwise the next opened file would get this number, and what libraries print would go into it."""
     try:
         os.fstat(descriptor)
     except OSError:
@@ -221,5 +221,5 @@ def _send_nowhere(descriptor: int) -> None:
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
-    # Or the next process would begin without it.
+    # Otherwise child processes would lack it.
     os.set_inheritable(descriptor, True)

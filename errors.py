@@ -1,4 +1,4 @@
-"""The one kind of error that a user can cause, and what its message is made of: commands, counts, suggestions."""
+"""The error for what a user can fix, and helpers for its messages: commands, counts, suggestions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class UserError(Exception):
-    """Something that the user can put right.
+    """An error that the user can fix.
 
     The message says what must hold, which values are legal, what was received, and the way out.
     """
@@ -21,11 +21,11 @@ class UserError(Exception):
 
 
 def command(script: str, *arguments: str) -> str:
-    """A shell command that runs a script of this program, from the current folder and whatever its arguments hold.
+    """A shell command that runs a script of this program from the current folder, with its arguments quoted.
 
     Args:
         script: such as `train.py`.
-        arguments: as the script shall get them.
+        arguments: the script's, unquoted.
     """
     path = script if os.getcwd() == _HERE else os.path.join(_HERE, script)
     return shlex.join([os.path.basename(sys.executable) or "python", path, *arguments])
@@ -38,7 +38,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def suggestion(received: str, legal: Iterable[str]) -> str:
-    """` Did you mean resnet50?` for `ResNet50`; empty where nothing legal is like it."""
+    """` Did you mean resnet50?` for `ResNet50`; empty if no legal value is similar."""
     names = {name.lower(): name for name in legal}
     close = difflib.get_close_matches(received.lower(), names, n=1)
     return f" Did you mean {names[close[0]]}?" if close else ""

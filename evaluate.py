@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from evaluation.subject import Subject
     from training.run import Run
 
-_RUN = flags.DEFINE_string("run", None, "Folder of the run that train.py has written, such as runs/NAME.")
+_RUN = flags.DEFINE_string("run", None, "Run folder that train.py wrote, such as runs/NAME.")
 _DATA = flags.DEFINE_string(
     "data",
     None,
     "Where the images are: a folder with one sub-folder per class, a .csv of path,label, a TensorFlow Datasets name, "
-    "or digits. Evaluates the run's own test split where its images have moved there unchanged, else all images there, "
+    "or digits. Evaluates the run's own test split if its images have moved there unchanged, else all images there, "
     "with classes matched by name. Default: the run's test split, where it was.",
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "With --data=NAME: folder of prepared TensorFlow Datasets.")
 _EXPORT = flags.DEFINE_string(
-    "export", None, "SavedModel to evaluate in place of the run's model: a version's folder, or the folder of versions."
+    "export", None, "SavedModel to evaluate instead of the run's model: a version's folder, or the folder of versions."
 )
 _COMPARE = flags.DEFINE_boolean("compare", False, "Compare the runs that follow: evaluate.py --compare RUN RUN ...")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per step, 1 or more.", lower_bound=1)
@@ -35,7 +35,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per step, 1 or more
 def main(argv: list[str]) -> None:
     """Reads the flags, evaluates, prints the numbers and the path of the report."""
     _check(argv[1:])
-    # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
+    # TensorFlow takes seconds to import; --help and a wrong flag shouldn't wait.
     startup.load_tensorflow()
     from training.run import Run
 
@@ -48,11 +48,11 @@ def main(argv: list[str]) -> None:
 def _check(positional: list[str]) -> None:
     if not _COMPARE.value and positional:
         raise errors.UserError(
-            f"A run is named by --run=FOLDER, or several after --compare. Received: {' '.join(positional)}."
+            f"Runs must be given by --run=FOLDER, or after --compare. Received: {' '.join(positional)}."
         )
     if _COMPARE.value and (_RUN.value or _DATA.value or _EXPORT.value or len(positional) < 2):
         raise errors.UserError(
-            "--compare takes two folders of runs or more, and none of --run, --data and --export. "
+            "--compare takes two or more run folders, and none of --run, --data and --export. "
             f"Received {errors.counted(len(positional), 'folder')}. Example: evaluate.py --compare runs/A runs/B."
         )
     if not _COMPARE.value and not _RUN.value:
@@ -83,7 +83,7 @@ def _evaluate(run: Run) -> None:
 
 
 def _folder(subject: Subject) -> str:
-    """The folder of the report: RUN/report, or one below it for other images or a SavedModel."""
+    """The report's folder: RUN/report, or one below it for other images or a SavedModel."""
     others = [] if subject.is_own else [("data", _DATA.value or "")]
     others += [("export", subject.network)] if _EXPORT.value else []
     names = [f"{kind}-{os.path.basename(os.path.abspath(path))}" for kind, path in others]

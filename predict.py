@@ -1,6 +1,6 @@
 """Classifies images: `python predict.py --run=runs/NAME photo.jpg photos/`.
 
-Exit code: 0 when every image was answered, 1 when some or all were not, 2 when the command itself is wrong.
+Exit code: 0 if every image was classified, 1 if any was not, 2 if the command is wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from training.run import Run
 
-_RUN = flags.DEFINE_string("run", None, "Folder of the run that train.py has written, such as runs/NAME.")
+_RUN = flags.DEFINE_string("run", None, "Run folder that train.py wrote, such as runs/NAME.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per step, 1 or more.", lower_bound=1)
 answers.define_flags()
 flags.adopt_module_key_flags(answers)
@@ -31,11 +31,11 @@ flags.mark_flag_as_required("run")
 
 
 def main(argv: list[str]) -> int:
-    """Reads the flags and writes a row for each image; gives the exit code."""
+    """Reads the flags and writes a row per image; returns the exit code."""
     if not argv[1:]:
         raise errors.UserError("predict.py needs images or folders of them. Example: predict.py --run=RUN photos/.")
     answers.check_flags(flags.FLAGS)
-    # TensorFlow takes seconds to import, which --help and a wrong flag shouldn't.
+    # TensorFlow takes seconds to import; --help and a wrong flag shouldn't wait.
     startup.load_tensorflow()
     from data.progress import progress
     from evaluation import predictions
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     further = [head.name for head in heads.further(run.heads)]
     layout = answers.Layout(paths, [printable(name) for name in run.class_names], further)
     rows = _rows(run, run.load_model(), layout)
-    # On a terminal the rows themselves show the progress, and a second line would tear them.
+    # On a terminal the rows show the progress, and a progress line would break into them.
     return answers.write(rows if sys.stdout.isatty() else progress(rows, len(paths), "predicting"), layout, flags.FLAGS)
 
 

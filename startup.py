@@ -1,6 +1,6 @@
-"""Importing TensorFlow without its greeting, and keeping it quiet about what the program says itself.
+"""Imports TensorFlow without the messages of every start and those that the program reports itself.
 
-As a script, this file passes its standard input on but for such lines.
+Run as a script, this file copies its standard input without such lines.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Callable
 from typing import Any
 
 _QUIET = (
-    # Printed at every start, whatever TF_CPP_MIN_LOG_LEVEL says (tensorflow#100442); removable in a silent release.
+    # Printed at every start, whatever TF_CPP_MIN_LOG_LEVEL is (tensorflow#100442); removable once a release is silent.
     b"All log messages before absl::InitializeLog()",
     b"oneDNN custom operations are on",
     b"Could not find cuda drivers on your machine",
     b"failed call to cuInit",
     b"This TensorFlow binary is optimized to use available CPU instructions",
-    # libjpeg's, of a file that it doesn't name. The scan names those that can't be decoded.
+    # libjpeg's, without the file's name. The scan reports files that can't be decoded.
     b"Corrupt JPEG data: ",
     b"Premature end of JPEG ",
 )
@@ -31,10 +31,10 @@ _LAST_LINES_SECONDS = 2.0
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices; what its C++ part prints is shown but for the usual lines."""
+    """Imports TensorFlow and lists its devices; its C++ messages are shown, except routine ones."""
     if "tensorflow" in sys.modules:
         return
-    # Read by the C++ part when it is loaded: warnings and errors only.
+    # Read when the C++ library is loaded; 2 shows errors only.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     _filter_messages()
     import tensorflow as tf
@@ -47,7 +47,7 @@ def lazy(package: str, names: dict[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: its name.
-        names: `MODULE:NAME` of what each stands for.
+        names: from each name to its `MODULE:NAME`.
     """
 
     def get(name: str) -> Any:
@@ -62,11 +62,11 @@ def lazy(package: str, names: dict[str, str]) -> Callable[[str], Any]:
 
 @functools.cache
 def _filter_messages() -> None:
-    """Lets a process of its own read descriptor 2: it shows the last words of one that crashes, too."""
+    """Pipes descriptor 2 through another process, which shows the last messages before a crash, too."""
     sys.stderr.flush()
     stderr = os.dup(2)
     reading, writing = os.pipe()
-    # Where no process can be spared, the messages are shown as they come.
+    # If no process can be started, the messages are shown unfiltered.
     with contextlib.suppress(OSError):
         process = subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=reading, stdout=stderr)
         os.dup2(writing, 2)
@@ -82,7 +82,7 @@ def _end(process: subprocess.Popen, stderr: int) -> None:
 
 
 def _pass_on() -> None:
-    # It must outlive the process that it listens to.
+    # It must outlive the process that it reads from.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     for line in sys.stdin.buffer:

@@ -23,11 +23,11 @@ flags.adopt_module_key_flags(training_flags)
 
 
 def main(argv: list[str]) -> None:
-    """Checks the flags, trains, and says where the results are."""
+    """Checks the flags, trains, and prints where the results are."""
     if argv[1:]:
         raise errors.UserError(f"train.py takes flags only, such as --data=photos/. Received: {' '.join(argv[1:])}.")
     config = _config()
-    # TensorFlow takes seconds to import; a wrong flag should be answered before that.
+    # TensorFlow takes seconds to import; a wrong flag should fail before that.
     startup.load_tensorflow()
     from training.trainer import train
 
@@ -57,7 +57,7 @@ def _has_begun(run_dir: str) -> bool:
 
 
 def _stored(run_dir: str) -> TrainConfig:
-    """The flags that a run was started with; others on this command line may repeat them, or say how far to train."""
+    """The flags that a run was started with; this command line may repeat them, or change how long to train."""
     startup.load_tensorflow()
     from training.run import Run
 
@@ -66,7 +66,7 @@ def _stored(run_dir: str) -> TrainConfig:
     wanted = resolved(dataclasses.replace(stored, **given))  # type: ignore[arg-type]
     for name in given:
         before, now = getattr(stored, name), getattr(wanted, name)
-        # Where the batches are made may change; what is in them doesn't.
+        # Where batches are made may change; their content doesn't.
         is_free = name in EXTENDABLE or (name == "data_service" and before)
         if before != now and not is_free:
             raise errors.UserError(

@@ -1,6 +1,6 @@
-"""Data sets of labelled images, splits, augmentation and batches. Knows nothing of models.
+"""Data sets of labelled images, splits, augmentation and batches. Independent of models.
 
-`data.load("photos/")` finds images, `data.validate` looks at them, `data.split` divides them, and `data.Batches` makes
+`data.load("photos/")` finds images, `data.validate` checks them, `data.split` splits them, and `data.Batches` makes
 batches of them. Importing this package imports no TensorFlow, so that `--help` is quick.
 """
 
@@ -17,11 +17,11 @@ from errors import UserError
 if TYPE_CHECKING:
     from data.dataset import Dataset
 
-# The modules of all kinds of data sets, in the order in which they are asked. Each has `accepts(data)`, whether `data`
-# is of its kind, and `load` with the arguments and the result of the one below.
+# One module per kind of data set, in the order in which they are tried. Each has `accepts(data)`, whether `data` is of
+# its kind, and `load`, with the arguments and the result of the one below.
 SOURCES = ["data.digits", "data.folder", "data.csv_table", "data.tfrecords", "data.tfds"]
 
-# Each level of augmentation with the function, `module:name`, that gives its layers.
+# From each level of augmentation to the function, `module:name`, that returns its layers.
 AUGMENTATIONS = {"none": "data.augment:none", "basic": "data.augment:basic", "full": "data.augment:full"}
 
 
@@ -37,8 +37,8 @@ def load(data: str, data_dir: str | None = None, workers: Any = None) -> Dataset
         data: a folder with one sub-folder per class, a `.csv` of `path,label`, TFRecord files (one, or a pattern with
             `*`), `digits`, or a TFDS name.
         data_dir: where TFDS keeps prepared data sets; None for its default.
-        workers: the processes that load the same data set, of which each reads its share; their method `share` has the
-            arguments and the result of `training.distributed.workers.Workers.share`. None for this process alone.
+        workers: the processes that load the data set together, each reading its share; their method `share` has the
+            arguments and the result of `training.distributed.workers.Workers.share`. None for a single process.
 
     Raises:
         UserError: there is no such data set, or it can't be used.

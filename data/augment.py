@@ -1,8 +1,8 @@
-"""Augmentation layers: random views of training images as a pure function of numbers drawn outside.
+"""Augmentation layers: random views of training images as a pure function of given random numbers.
 
 The layers here take the random numbers as an argument, one row per image, and do all geometry in one resampling and all
-color in one matrix product. Keras's own random layers draw from hidden state, so a batch would depend on what came
-before it; `augmented` gives them seeds that follow from the step's.
+color in one matrix product. Keras's own random layers draw from hidden state, so a batch would depend on the ones
+before it; `augmented` gives them seeds derived from the step's.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from data import AUGMENTATIONS
 
-# From the Rec. 601 luma to the two color axes of NTSC, in whose plane a turn is a change of hue.
+# Rows: Rec. 601 luma and NTSC's two color axes; a rotation in their plane changes the hue.
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
-# What an augmentation doesn't depend on: Keras numbers the names of layers as it makes them.
+# Without effect on the images: Keras numbers layers' names, and `StockLayer` replaces seeds.
 _IDLE = ("name", "seed")
 
 
@@ -27,13 +27,13 @@ class RandomGeometry(keras.layers.Layer):
     """Random resized crop, horizontal flip and rotation, in one bilinear resampling.
 
     Call it with pixels in 0-255, shape `(batch, size, size, channels)`, and draws in 0-1, shape `(batch, num_draws)`;
-    it gives float32 pixels of the same shape. Beyond the border the image is reflected.
+    it returns float32 pixels of the same shape. Images are reflected at their borders.
 
     Args:
-        smallest_area: least share of the image's area that a crop keeps, 0-1.
+        smallest_area: smallest fraction of the image's area that a crop keeps, 0-1.
         largest_aspect: largest ratio of the crop's sides, 1 or more; its inverse is the smallest.
-        largest_rotation_degrees: to either side.
-        flips: whether half of the images are mirrored, left to right.
+        largest_rotation_degrees: in either direction.
+        flips: whether to flip half of the images left to right.
 
     Source: Szegedy et al., "Going deeper with convolutions" (arXiv:1409.4842), section 6, for the resized crop.
     """
@@ -55,7 +55,7 @@ class RandomGeometry(keras.layers.Layer):
         self.flips = flips
 
     def call(self, pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Resamples each image by its own row of draws."""
+        """Resamples each image with its row of draws."""
         size = pixels.shape[1]
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=tf.cast(pixels, tf.float32),
@@ -67,7 +67,7 @@ class RandomGeometry(keras.layers.Layer):
         )
 
     def _transforms(self, draws: tf.Tensor, size: float) -> tf.Tensor:
-        """For each image the eight numbers that map a pixel of the result to a place in the image."""
+        """For each image, the eight coefficients that map an output pixel to an input position."""
         area, aspect, left, top, flip, turn = tf.unstack(draws, self.num_draws, axis=1)
         scale = tf.sqrt(self.smallest_area + area * (1 - self.smallest_area))
         stretch = tf.exp((aspect - 0.5) * math.log(self.largest_aspect))
@@ -77,7 +77,7 @@ class RandomGeometry(keras.layers.Layer):
         xx, xy = mirror * width * tf.cos(angle), -mirror * width * tf.sin(angle)
         yx, yy = height * tf.sin(angle), height * tf.cos(angle)
         middle = (size - 1) / 2
-        # The centre of the crop; at width 1 it is the middle of the image.
+        # The center of the crop; at width 1 it is the middle of the image.
         x = middle + (left - 0.5) * (1 - width) * size
         y = middle + (top - 0.5) * (1 - height) * size
         zero = tf.zeros_like(x)
@@ -99,11 +99,11 @@ class RandomColor(keras.layers.Layer):
     """Random brightness, contrast, saturation and hue, in one 3x3 matrix and one offset per image.
 
     Call it with pixels in 0-255, shape `(batch, height, width, channels)`, and draws in 0-1, shape
-    `(batch, num_draws)`; it gives float32 pixels in 0-255. Gray images change in brightness and contrast only.
+    `(batch, num_draws)`; returns float32 pixels in 0-255. Gray images change in brightness and contrast only.
 
     Args:
         strength: brightness, contrast and saturation are scaled by a factor in 1 ± `strength`.
-        hue: the colors turn by at most this share of the color circle, 0-0.5.
+        hue: largest shift of the hue, as a fraction of the color circle, 0-0.5.
     """
 
     num_draws = 4
@@ -114,7 +114,7 @@ class RandomColor(keras.layers.Layer):
         self.hue = hue
 
     def call(self, pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Recolors each image by its own row of draws."""
+        """Recolors each image with its row of draws."""
         pixels = tf.cast(pixels, tf.float32)
         brightness, contrast, saturation = tf.unstack(1 + (2 * draws[:, :3] - 1) * self.strength, axis=1)
         angle = (2 * draws[:, 3] - 1) * 2 * math.pi * self.hue
@@ -124,7 +124,7 @@ class RandomColor(keras.layers.Layer):
         offset = ((1 - contrast) * brightness)[:, tf.newaxis] * mean
         if pixels.shape[-1] == 3:
             matrix = gain[:, tf.newaxis, tf.newaxis] * _color_matrix(saturation, angle)
-            # Rows on the left: one matrix product for the whole image.
+            # With pixels as rows, one matrix product recolors an image.
             flat = tf.reshape(pixels, (tf.shape(pixels)[0], -1, 3))
             changed = tf.reshape(tf.matmul(flat, matrix, transpose_b=True), tf.shape(pixels))
         else:
@@ -137,7 +137,7 @@ class RandomColor(keras.layers.Layer):
 
 
 def _color_matrix(saturation: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
-    """RGB to RGB: scales and turns the two color axes of YIQ and leaves luma alone. Shape `(batch, 3, 3)`."""
+    """RGB to RGB: scales and rotates the two color axes of YIQ and keeps luma. Shape `(batch, 3, 3)`."""
     to_yiq = tf.constant(_RGB_TO_YIQ)
     cosine, sine = saturation * tf.cos(angle), saturation * tf.sin(angle)
     one, zero = tf.ones_like(sine), tf.zeros_like(sine)
@@ -146,7 +146,7 @@ def _color_matrix(saturation: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
 
 
 class StockLayer:
-    """A layer of Keras that looks at each image for itself, with seeds that follow from the step and the image.
+    """A Keras layer that treats each image separately, with seeds derived from the step and the image.
 
     Args:
         layer: such as `keras.layers.RandomContrast(0.2)`; a copy of it is used.
@@ -160,11 +160,11 @@ class StockLayer:
         for each in self.layer._flatten_layers():
             for name in ("generator", "seed_generator"):
                 if isinstance(getattr(each, name, None), keras.random.SeedGenerator):
-                    # Past Keras's own bookkeeping, which looks for variables in everything that is set.
+                    # Bypasses Keras's `__setattr__`, which searches every attribute for variables.
                     object.__setattr__(each, name, self._seeds)
 
     def __call__(self, pixels: tf.Tensor, seed: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
-        """Changes one image after the other, of which `pixels[0]` has the place `first` in its batch."""
+        """Augments the images one by one; `pixels[0]` has the position `first` in its batch."""
 
         def change(image_and_place: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             image, place = image_and_place
@@ -178,13 +178,13 @@ class StockLayer:
 
 
 class _Seeds(keras.random.SeedGenerator):
-    """Seeds that follow from the one that it was started with, in place of a variable's."""
+    """Derives its seeds from the one given to `start`, instead of from a variable."""
 
     def __init__(self) -> None:
         self._seed, self._drawn = tf.zeros((2,), tf.int64), 0
 
     def start(self, seed: tf.Tensor) -> None:
-        """Begins anew with `seed`."""
+        """Restarts from `seed`."""
         self._seed, self._drawn = seed, 0
 
     def next(self, ordered: bool = True) -> tf.Tensor:
@@ -197,17 +197,17 @@ Layers = Sequence[keras.layers.Layer | StockLayer]
 
 
 def none() -> list[keras.layers.Layer]:
-    """Images as they are."""
+    """No augmentation."""
     return []
 
 
 def basic() -> list[keras.layers.Layer]:
-    """Resized crop (area 0.8-1, aspect 0.9-1.1), which leaves any image what it is, a digit too."""
+    """Resized crop (area 0.8-1, aspect 0.9-1.1), which keeps any image's class, even a digit's."""
     return [RandomGeometry()]
 
 
 def full() -> list[keras.layers.Layer]:
-    """For photographs: the same with horizontal flip, rotation within ±10 degrees and color jitter.
+    """For photographs: `basic` with horizontal flip, rotation within ±10 degrees and color jitter.
 
     Brightness, contrast and saturation change by up to 0.2, the hue by up to 0.05 of the color circle.
     """
@@ -215,11 +215,11 @@ def full() -> list[keras.layers.Layer]:
 
 
 def layers(level: str | Sequence[keras.layers.Layer]) -> Layers:
-    """The layers of one level of augmentation, or those given, made ready for `augmented`.
+    """The layers of one level of augmentation, or the given ones, prepared for `augmented`.
 
     Args:
         level: a name in `data.AUGMENTATIONS`. Or layers: those that take `num_draws` random numbers per image as their
-            second argument, as those of this file do, and any of Keras that looks at each image for itself.
+            second argument, like those of this file, and Keras layers that treat each image separately.
     """
     if isinstance(level, str):
         module, function = AUGMENTATIONS[level].split(":")
@@ -228,7 +228,7 @@ def layers(level: str | Sequence[keras.layers.Layer]) -> Layers:
 
 
 def constants(level: str | Sequence[keras.layers.Layer]) -> list[tuple[str, list]]:
-    """The class and the configuration of each layer of a level, for the key of what augmented images are kept for."""
+    """The class and configuration of each layer of a level, for cache keys of what is made from augmented images."""
     made = [layer.layer if isinstance(layer, StockLayer) else layer for layer in layers(level)]
     return [
         (type(layer).__name__, sorted((name, value) for name, value in layer.get_config().items() if name not in _IDLE))
@@ -239,14 +239,14 @@ def constants(level: str | Sequence[keras.layers.Layer]) -> list[tuple[str, list
 def augmented(
     pixels: tf.Tensor, level_layers: Layers, seed: tf.Tensor, batch_size: int, first: int | tf.Tensor = 0
 ) -> tf.Tensor:
-    """Applies the layers one after the other to a batch or a slice of it, as a function of `seed`.
+    """Applies the layers in order to a batch or a slice of it, as a function of `seed`.
 
     Args:
         pixels: in 0-255, shape `(images, height, width, channels)`.
-        level_layers: as `layers` gives them.
+        level_layers: as `layers` returns them.
         seed: of the whole batch, shape `(2,)`, int64.
-        batch_size: how many images the whole batch holds, or more.
-        first: place of the first image of `pixels` in the whole batch.
+        batch_size: size of the whole batch, or more.
+        first: position of the first image of `pixels` in the whole batch.
     """
     draws = tf.random.stateless_uniform((batch_size, sum(layer.num_draws for layer in level_layers)), seed)
     draws = draws[first : first + tf.shape(pixels, tf.int64)[0]]

@@ -15,29 +15,29 @@ from data.augment import augmented, layers
 from data.dataset import Dataset
 from data.decode import decode
 
-# What the parallel calls have ready comes on top.
+# In addition to what the parallel calls hold.
 _BATCHES_AHEAD = 2
 
-# In bytes: TensorFlow can use an array in place that begins at a multiple of it.
+# In bytes. TensorFlow uses an array in place if it begins at a multiple of it.
 ALIGNMENT = 64
 
-# Of a slice of a batch, int64 scalars: epoch, step in it, number of the slice. And the indices of its images.
+# Where a slice is, in int64 scalars: epoch, step in it, number of the slice. And the indices of its images.
 _Place = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 _Slice = tuple[_Place, tf.Tensor]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The slices of every batch that this process makes, where several devices train on a batch together.
+    """The slices of each batch that this process makes, if several devices train on a batch together.
 
-    The sizes of a batch's slices differ by one at most. Some layers fail on a slice without images, so of a last batch
-    with fewer images than slices, every slice is all of it. Every random number is that of the whole batch, so the
-    slices together are the batch.
+    Slice sizes differ by at most one. Some layers fail on an empty slice, so if the last batch has fewer images than
+    slices, each slice is the whole batch. Random numbers are drawn for the whole batch, so the slices together equal
+    the batch.
 
     Attributes:
-        slices: how many a batch is cut into.
-        first: index of the first slice that is made here.
-        count: how many are made here, each as an element of its own, in order.
+        slices: number of slices of a batch.
+        first: index of the first slice made here.
+        count: number of slices made here, each a separate element, in order.
     """
 
     slices: int = 1
@@ -51,33 +51,33 @@ class Shard:
         return tf.where(is_cut, start, 0), tf.where(is_cut, stop, size)
 
     def weights(self, number: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-        """How often each image of the slice counts: once, or less where every slice holds it."""
+        """The weights of the slice's images: 1, or 1 / `slices` if every slice holds them."""
         start, stop = self.bounds(number, size)
         return tf.fill([stop - start], tf.where(size >= self.slices, 1.0, 1.0 / self.slices))
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Batches of images, or of features, and how they are made: `(inputs, targets)`.
+    """Batches `(inputs, targets)` of images or features, and how they are made.
 
     Attributes:
-        inputs: images to decode whenever they are needed, or an array with a row per image, of pixels or features,
-            in memory or in a file mapped into it.
+        inputs: images to decode when they are needed, or an array of pixels or features with a row per image, in
+            memory or memory-mapped.
         labels: of an array: the labels, or the targets themselves, in any structure of arrays with a row per image.
-        columns: of an array: further values of the images by name, arrays too, that targets are made from.
-        batch_size: images per step; the last step of an epoch takes what is left.
-        seed: decides order and augmentation.
+        columns: of an array: further arrays by name, with a row per image, for making targets.
+        batch_size: images per step; the last step of an epoch takes the rest.
+        seed: determines order and augmentation.
         image_size: height and width of decoded images in px.
         channels: of decoded images, 3 for RGB or 1 for gray.
-        augment: what `training` does to images: a level, `none`, `basic` or `full`, or Keras layers, see
+        augment: how `training` augments images: a level, `none`, `basic` or `full`, or Keras layers, see
             `data.augment`.
-        view: `evaluation` shows images as they are; or, with a number, as `training` does in the epoch of that index.
-        views: how many views of each image an array holds; the rows of the second view follow those of the first, and
-            so on. An epoch shows one view of each image, the next epoch the next one.
-        targets: makes the targets from `(pixels, labels, columns)` after augmentation; None gives the labels.
-        shard: which slices of each batch to make; where a batch is cut, the images' weights come third.
-        service: `grpc://HOST:PORT` of a `tf.data` service that decodes and augments; its batches come in the order of
-            their arrival. Arrays don't need it.
+        view: None: `evaluation` doesn't augment. A number: it augments as `training` does in the epoch of that index.
+        views: number of views of each image in an array; the rows of the second view follow those of the first, and
+            so on. Each epoch shows the next view of each image.
+        targets: makes the targets from `(pixels, labels, columns)` after augmentation; None uses the labels.
+        shard: which slices of each batch to make; if there are several, the sample weights come third.
+        service: `grpc://HOST:PORT` of a `tf.data` service that decodes and augments; its batches come in order of
+            arrival. Arrays don't use it.
     """
 
     inputs: Dataset | np.ndarray
@@ -96,17 +96,17 @@ class Batches:
     service: str | None = None
 
     def __len__(self) -> int:
-        """How many images an epoch shows."""
+        """Number of images per epoch."""
         return len(self.inputs) // self.views
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches show each image once; the last may be smaller."""
+        """Number of batches per epoch; the last may be smaller."""
         return -(-len(self) // self.batch_size)
 
     @property
     def is_decoded(self) -> bool:
-        """Whether they come from an array, and not from images to decode."""
+        """Whether `inputs` is an array, not images to decode."""
         return not isinstance(self.inputs, Dataset)
 
     @property
@@ -117,17 +117,17 @@ class Batches:
         return self.inputs
 
     def training(self, first_epoch: int, last_epoch: int, first_step: int = 0) -> tf.data.Dataset:
-        """Shuffled, augmented batches; each epoch shows every image once, in an order of its own.
+        """Shuffled, augmented batches; each epoch shows every image once, in a different order.
 
         Args:
             first_epoch: index of the epoch to begin with.
             last_epoch: index of the epoch to stop before; with a service, the next one.
-            first_step: step in the first epoch to begin with, after a run was stopped in the middle of it.
+            first_step: step of the first epoch to begin with, to resume in the middle of it.
         """
         return self._dataset(range(first_epoch, last_epoch), first_step, is_shuffled=True)
 
     def evaluation(self, first_step: int = 0) -> tf.data.Dataset:
-        """Every image once, in order, from batch `first_step` on; nothing random unless `view` says so."""
+        """Every image once, in order, from batch `first_step` on; augmented only if `view` is set."""
         if self.view is None:
             return dataclasses.replace(self, augment="none", view=0).evaluation(first_step)
         return self._dataset(range(self.view, self.view + 1), first_step, is_shuffled=False)
@@ -145,11 +145,11 @@ class Batches:
         from data.service import distributed
 
         if len(epochs) != 1:
-            raise ValueError(f"With a service, an epoch must be asked for alone. Received: {epochs}.")
+            raise ValueError(f"With a service, batches must be of one epoch. Received: {epochs}.")
         epoch = tf.constant(epochs[0], tf.int64)
         slice_at = self._slicing(epoch, is_shuffled=is_shuffled)
         steps = tf.data.Dataset.range(first_step, self.steps_per_epoch)
-        # A second range in the graph would be given out apart from the first, so slices are made from a step's number.
+        # The service would split a second range of the graph separately, so slices are made from a step's number.
         made = steps.interleave(
             lambda step: self._made(self._places(epoch, step).map(slice_at)),
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -158,7 +158,7 @@ class Batches:
         return distributed(made, self.service or "")
 
     def _slices(self, epochs: range, first_step: int, *, is_shuffled: bool) -> tf.data.Dataset:
-        """Every slice to make; the order of an epoch is computed once, when its first batch is asked for."""
+        """Every slice to make; the order of an epoch is computed once, for its first batch."""
 
         def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
             start = tf.where(epoch == epochs.start, tf.constant(first_step, tf.int64), 0)
@@ -185,7 +185,7 @@ class Batches:
         return slice_at
 
     def _size_at(self, place: _Place) -> tf.Tensor:
-        """How many images the whole batch holds."""
+        """Number of images in the whole batch."""
         return tf.minimum(len(self) - place[1] * self.batch_size, self.batch_size)
 
     def _made(self, slices: tf.data.Dataset) -> tf.data.Dataset:
@@ -203,7 +203,7 @@ class Batches:
         return rows.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _gathered(self, slices: tf.data.Dataset) -> tf.data.Dataset:
-        """From slices to (inputs, labels, columns, place), out of the arrays."""
+        """From slices to (inputs, labels, columns, place), gathered from the arrays."""
         with tf.device("CPU"):
             others = tf.nest.map_structure(tf.convert_to_tensor, (self.labels, self.columns))
         table = (_shared(np.asarray(self.inputs)), *others)
@@ -217,8 +217,8 @@ class Batches:
     def _decoded(self, slices: tf.data.Dataset) -> tf.data.Dataset:
         """From slices to (pixels, labels, columns, place): single images are decoded in parallel across all epochs.
 
-        A smaller slice is filled up with blanks, which are cut off again: so one stream of images goes through the
-        parallel map and the decoders don't stand still at the end of an epoch.
+        Smaller slices are padded with blanks, which are removed later: so one stream of images goes through the
+        parallel map, and the decoders are not idle at the end of an epoch.
         """
         with tf.device("CPU"):
             others = tf.nest.map_structure(tf.constant, (self.dataset.labels, self.dataset.columns))
@@ -250,9 +250,9 @@ class Batches:
 def epoch_order(seed: int, epoch: int | tf.Tensor, num_rows: int) -> tf.Tensor:
     """The rows of one epoch in the order in which it shows them, each once, as int64.
 
-    `tf.random.experimental.index_shuffle` would give single places without the memory of the whole order, but its four
-    rounds leave consecutive epochs correlated (0.8 at 53,334 rows), and of 65,537 rows, or 262,145, it shows one twice
-    and one never (TensorFlow 2.21; no upstream issue found).
+    `tf.random.experimental.index_shuffle` would not need the memory of the whole order, but its four rounds leave
+    consecutive epochs correlated (0.8 at 53,334 rows), and of 65,537 or 262,145 rows it repeats one and omits one
+    (TensorFlow 2.21; no upstream issue found).
     """
     with tf.device("CPU"):
         key = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
@@ -260,15 +260,15 @@ def epoch_order(seed: int, epoch: int | tf.Tensor, num_rows: int) -> tf.Tensor:
 
 
 class _Exportable:
-    """An array that NumPy gives away by DLPack though it can't be written to, such as a mapped file."""
+    """Makes NumPy export an array by DLPack even if it is read-only, such as a mapped file."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self._array = array  # Keeps its memory.
+        self._array = array  # Keeps the memory alive.
         self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
 
 
 def _shared(array: np.ndarray) -> tf.Tensor:
-    """A tensor in the memory of an array of numbers, mapped or not, where that is aligned.
+    """A tensor that shares the memory of a numeric array, mapped or not, if it is aligned.
 
     `tf.convert_to_tensor` makes one copy of an array, and two of a mapped one (tensorflow#53665, as of 2.21).
     """
@@ -280,10 +280,10 @@ def _shared(array: np.ndarray) -> tf.Tensor:
 
 
 def _options(is_decoded: bool) -> tf.data.Options:
-    """Without tf.data's own tuning; `AUTOTUNE` then stands for a call a core, 16 at most.
+    """Without tf.data's autotuning; `AUTOTUNE` then means one call per core, at most 16.
 
-    The thread that tunes sleeps twice as long each time, up to a minute, and is often not woken at the end of a pass,
-    which then lasts until it wakes by itself: 20.7 s in place of 12.3 s (TensorFlow 2.21; no upstream issue found).
+    The tuning thread sleeps twice as long each time, up to a minute, and is often not woken at the end of a pass,
+    which then lasts until it wakes by itself: 20.7 s instead of 12.3 s (TensorFlow 2.21; no upstream issue found).
 
     The optimizations copy every array that a pipeline holds, decoded images and features (TensorFlow 2.21).
     """

@@ -1,4 +1,4 @@
-"""Decoded images kept from one epoch to the next: in memory, in a mapped file, or not at all."""
+"""The cache of decoded images: in memory, in a memory-mapped file, or none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data.files import cache_folder, make_folder
 from data.progress import progress
 from data.table import Batch, Table
 
-# What may be taken without asking: the system's file cache and the model need the rest.
+# The most that `auto` uses: the system's file cache and the model need the rest.
 _SHARE_OF_MEMORY = 0.3
 _SHARE_OF_DISK = 0.5
 _BATCH = 64
@@ -31,13 +31,13 @@ def keep_decoded(
     check: Callable[[], object] = lambda: None,
     seconds: float = 60.0,
 ) -> Batches:
-    """Decodes all images once and gives the batches of the array of them, unless `mode` or the sizes say otherwise.
+    """Decodes all images once and returns batches of the resulting array, or `batches` if nothing is to be cached.
 
     Args:
         batches: of validated images to decode.
         mode: `memory`, `disk`, `none` (decode in every epoch), or `auto`: the first of the three that has room.
         check: called after each batch; what it raises ends the decoding.
-        seconds: of decoding to the disk that a kill may cost; 0 for no more than a batch.
+        seconds: of decoding to disk that a kill may lose; 0 for at most a batch.
 
     Raises:
         UserError: the disk is full, or the cache can't be written to.
@@ -66,7 +66,7 @@ def _choose(size: int) -> str:
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An array that TensorFlow uses in place; NumPy's own begin 16 bytes behind a page."""
+    """An array that TensorFlow uses in place; NumPy's begin 16 bytes after a page boundary."""
     size = math.prod(shape)
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
@@ -74,10 +74,10 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _on_disk(batches: Batches, shape: tuple[int, ...], check: Callable[[], object], seconds: float) -> np.ndarray:
-    """An array keyed by all that its pixels depend on."""
+    """An array keyed by everything its pixels depend on."""
     key = hashlib.sha256(repr((RULES, tf.__version__, shape, batches.dataset.known_digests)).encode()).hexdigest()[:20]
     table = Table(os.path.join(cache_folder(), "pixels", key), [(shape[1:], np.dtype(np.uint8))], len(batches))
-    # To read all pixels at each start would take longer than many a training with them.
+    # Reading all pixels at each start would take longer than many trainings.
     kept = table.read(is_checked=False) or table.fill(lambda row: _decoded(batches, row, check), seconds)
     return kept[0]
 

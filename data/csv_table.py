@@ -1,4 +1,4 @@
-"""A CSV table of `path,label` and maybe further columns, with paths relative to the table's folder."""
+"""A CSV table of `path,label` and optional further columns, with paths relative to the table's folder."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def accepts(data: str) -> bool:
 def load(path: str, data_dir: str | None = None, workers: Any = None) -> Dataset:
     """Reads the table `path`; class indices follow the sorted labels.
 
-    Further columns are `Dataset.columns`: numbers where all cells of one are, else text.
+    Further columns become `Dataset.columns`: numbers if all cells of a column are, else text.
 
     Raises:
-        UserError: another header, a row with an empty cell, a path that leaves the table's folder, an image named
-            twice, or fewer than two labels.
+        UserError: a wrong header, an empty or missing cell, a path out of the table's folder, an image named twice, or
+            fewer than two labels.
     """
     header, cells = _read_rows(path)
     rows = [(row[0], row[1]) for row in cells]
@@ -59,7 +59,7 @@ def _column(cells: list[str]) -> np.ndarray:
 
 
 def _read_rows(path: str) -> tuple[list[str], list[list[str]]]:
-    """The header and the other lines, without spaces around the cells."""
+    """The header and the rows, without spaces around cells."""
     reader = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff")))
     try:
         header = [cell.strip() for cell in next(reader, [])]
@@ -69,7 +69,7 @@ def _read_rows(path: str) -> tuple[list[str], list[list[str]]]:
     if header[:2] != _HEADER or len(set(header)) < len(header) or not all(header):
         raise UserError(
             f"The first line of {printable(path)} must be `path,label`. Received {_cut(header)}. "
-            "Paths are relative to the table's folder; further columns may follow, each with a name of its own."
+            "Paths are relative to the table's folder; further columns may follow, each with a different name."
         )
     for number, row in lines:
         if len(row) != len(header) or not all(cell.strip() for cell in row):
@@ -80,12 +80,12 @@ def _read_rows(path: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _cut(row: list[str]) -> str:
-    """What a line holds, which may be megabytes when the file is no table."""
+    """The start of a line, which may be megabytes if the file is no table."""
     return repr(printable(",".join(row)[:_SHOWN_CHARACTERS]))
 
 
 def _check_inside(path: str, number: int, image: str) -> None:
-    """A table from elsewhere must not make the program read, or copy into a report, other files of this machine."""
+    """A table from elsewhere must not make the program read other files of this machine, or put them in a report."""
     normal = os.path.normpath(image)
     if os.path.isabs(normal) or normal.split(os.sep)[0] == ".." or "\0" in image:
         raise UserError(
@@ -97,7 +97,7 @@ def _check_inside(path: str, number: int, image: str) -> None:
 def _check(path: str, rows: list[tuple[str, str]], classes: list[str]) -> None:
     if len(classes) < 2:
         raise UserError(
-            f"{printable(path)} must hold two different labels at least. Received: {shortened(classes) or 'no rows'}."
+            f"{printable(path)} must hold at least two different labels. Received: {shortened(classes) or 'no rows'}."
         )
     check_class_names(path, classes)
     counts = Counter(os.path.normpath(image) for image, _ in rows)

@@ -1,4 +1,4 @@
-"""What there is to learn from: where the images are and what each one shows, before any pipeline exists."""
+"""Labelled images: where they are and what each one shows, before any pipeline exists."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Dataset:
     """Labelled images.
 
     Attributes:
-        name: what it was loaded by.
+        name: the `data` argument of its `load`.
         addresses: a unique, stable name for each image: its path below the data folder, or like `mnist/test/17`.
-        records: object array, each element the path of an image's file or its encoded bytes.
+        records: object array of the images' file paths or encoded bytes.
         labels: int64 array of class indices.
         class_names: names in index order, sorted.
         holds_paths: whether `records` are paths (else encoded bytes).
         is_test: bool array, True for images that the publisher set apart for testing; None when there are none.
-        spans: where many images share a file, int64 with a row per image: its first byte there, its length, and how
-            many bytes follow it. None where each has a file of its own, or lies in memory.
+        spans: if images share files, int64 with a row per image: its first byte in the file, its length, and the
+            number of bytes after it. None if each has a separate file or is in memory.
         columns: further values by name, float64 or an object array of text with an element per image; empty for most.
         digests: SHA-256 of each image's bytes, hexadecimal; empty before the images have been validated.
     """
@@ -66,7 +66,7 @@ class Dataset:
         if len(self.digests) != len(self):
             raise UserError(
                 "Splits and caches need the SHA-256 of each image. Received: a data set that was not validated. Pass "
-                "what `data.validate(dataset)` gives."
+                "the result of `data.validate(dataset)`."
             )
         return self.digests
 
@@ -94,13 +94,13 @@ class Dataset:
 
 
 def _span_reader(records: np.ndarray, spans: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Reads a part of a file, for which TensorFlow has no operation but a data set of records of equal length."""
+    """Reads part of a file; TensorFlow's only operation for that is a data set of fixed-length records."""
     files, which = np.unique(records, return_inverse=True)
     paths, numbers, places = tf.constant(files), tf.constant(which), tf.constant(spans)
 
     def read(index: tf.Tensor) -> tf.Tensor:
         start, length, after = tf.unstack(places[index])
-        # The public class for it takes twice the time, since it allows for many files.
+        # The public class takes twice as long, because it supports many files.
         records = tf.raw_ops.FixedLengthRecordDatasetV2(
             filenames=paths[numbers[index]],
             header_bytes=start,
@@ -115,7 +115,7 @@ def _span_reader(records: np.ndarray, spans: np.ndarray) -> Callable[[tf.Tensor]
 
 
 def as_records(values: list[bytes] | list[str]) -> np.ndarray:
-    """An object array; NumPy's own string arrays would cut trailing zero bytes off."""
+    """An object array; NumPy's string arrays would drop trailing zero bytes."""
     records = np.empty(len(values), dtype=object)
     records[:] = values
     return records

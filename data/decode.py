@@ -1,4 +1,4 @@
-"""From the bytes of an image to pixels of one size: one function for training, evaluation and the server."""
+"""Decodes images to pixels of one size, with one function for training, evaluation and the server."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import tensorflow as tf
 
 from data.gif import first_frame, is_gif
 
-# Names the pixels that `decode` gives: to be raised with every change of them, or caches would keep the old ones.
+# Version of the pixels that `decode` returns. Raise it with every change to them, or caches would keep the old ones.
 RULES = 3
 
 # Rec. 601 luma, the weights that JPEG itself uses.
 _LUMA = (0.299, 0.587, 0.114)
 
-# JPEG is stored as 8x8 frequency blocks, so libjpeg can leave out the high ones and give 1/2, 1/4 or 1/8 of the size.
+# JPEG stores 8x8 blocks of frequencies, so libjpeg can skip the high ones and decode at 1/2, 1/4 or 1/8 of the size.
 _JPEG_SCALES = (1, 2, 4, 8)
 
-# Up to here bilinear interpolation, which reads two pixels an axis whatever it skips, is good enough for a JPEG.
+# Up to here, bilinear interpolation, which reads only two pixels per axis, is good enough for a JPEG.
 _LARGEST_BILINEAR_REDUCTION = 3.0
 
 
@@ -23,12 +23,12 @@ def decode(encoded: tf.Tensor, image_size: int, channels: int = 3) -> tf.Tensor:
     """Decodes one JPEG, PNG, GIF (first frame) or BMP and stretches it to a square.
 
     The aspect ratio is not kept, so nothing at an image's border is lost: on 2,400 cats and dogs a frozen SqueezeNet
-    with a logistic head gives 96.4 % this way and 95.8 % from the central square (means of 20 random splits). What is
-    larger than wanted is reduced by a filter as wide as the reduction (`antialias`), or fine patterns would come back
-    as coarse ones. Of a JPEG, which is a photograph, libjpeg does most of that: one at least twice as large is decoded
-    at a half, quarter or eighth, which is faster and a proper low-pass filter. What is then left is reduced bilinearly,
-    unless one side is very long: the wider filter would take more time than the decoding and changes nothing there
-    (bilinear 96.5 %, antialiased 96.3 %). EXIF orientation is ignored.
+    with a logistic head reaches 96.4 % this way and 95.8 % from the central square (means of 20 random splits). Larger
+    images are reduced by a filter as wide as the reduction (`antialias`), which keeps fine patterns from turning into
+    coarse ones. A JPEG at least twice as large is first decoded by libjpeg at a half, quarter or eighth, which is
+    faster and a proper low-pass filter. The rest is bilinear, unless one side is over three times as long: the wider
+    filter would take longer than the decoding and change nothing (bilinear 96.5 %, antialiased 96.3 %). EXIF
+    orientation is ignored.
 
     Args:
         encoded: the file's bytes, a string scalar.
@@ -39,7 +39,7 @@ def decode(encoded: tf.Tensor, image_size: int, channels: int = 3) -> tf.Tensor:
         uint8 pixels in 0-255, shape `(image_size, image_size, channels)`.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are not a whole image of these formats.
+        tf.errors.InvalidArgumentError: the bytes are no complete image of these formats.
     """
     resized = tf.cond(
         tf.io.is_jpeg(encoded),
@@ -48,7 +48,7 @@ def decode(encoded: tf.Tensor, image_size: int, channels: int = 3) -> tf.Tensor:
     )
     if channels == 1:
         resized = tf.reduce_sum(resized * tf.constant(_LUMA), axis=-1, keepdims=True)
-    # Between 0 and 255 this rounds, in two passes over the pixels where `tf.round` and `tf.saturate_cast` take four.
+    # Rounds values in 0-255 in two passes over the pixels; `tf.round` and `tf.saturate_cast` take four.
     return tf.cast(resized + 0.5, tf.uint8)
 
 
@@ -62,19 +62,19 @@ def _decode_jpeg(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def is_png(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether the bytes, a string scalar, begin as a PNG does."""
+    """Whether the bytes, a string scalar, begin like a PNG."""
     return tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
 
 
 def is_bitmap(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether the bytes, a string scalar, begin as a BMP does."""
+    """Whether the bytes, a string scalar, begin like a BMP."""
     return tf.strings.substr(encoded, 0, 2) == b"BM"
 
 
-# Inlined, its hundreds of operations would be skipped one by one for each JPEG, a fifth of the time that one takes.
+# Inlined, its hundreds of operations would be skipped one by one for each JPEG, a fifth of its decoding time.
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
-    """By name, for `tf.io.decode_image` takes more formats with each release, which a server of last year lacks."""
+    """Calls each decoder itself: `tf.io.decode_image` gains formats with new releases, which older servers lack."""
     return tf.case(
         [
             (is_gif(encoded), lambda: _decode_gif(encoded)),
@@ -96,7 +96,7 @@ def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _to_rgb(bitmap: tf.Tensor) -> tf.Tensor:
-    """A BMP holds 1, 3 or 4 channels, and TensorFlow converts none of them."""
+    """A BMP has 1, 3 or 4 channels, which TensorFlow doesn't convert."""
     is_gray = tf.shape(bitmap)[-1] == 1
     return tf.cond(is_gray, lambda: tf.repeat(bitmap, 3, axis=-1), lambda: bitmap[..., :3])
 

@@ -14,7 +14,7 @@ _LARGEST_DIGIT_VALUE = 16
 
 
 def accepts(data: str) -> bool:
-    """Whether `data` is their name."""
+    """Whether `data` is `digits`."""
     return data == NAME
 
 
@@ -23,7 +23,7 @@ def load(data: str = NAME, data_dir: str | None = None, workers: Any = None) -> 
 
     They are PNG files in memory, white on black, 0-255 (Alpaydin and Kaynak, UCI, 1998). The arguments are not used.
     """
-    # It takes a second to import.
+    # Imported here: it takes a second.
     from sklearn.datasets import load_digits
 
     digits = load_digits()

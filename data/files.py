@@ -1,4 +1,4 @@
-"""Artefacts that appear whole or not at all, on any path that `tf.io.gfile` understands."""
+"""Files that appear whole or not at all, on any path that `tf.io.gfile` supports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from errors import UserError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNFINISHED = ".part-"
-# What nobody has resumed for so long has probably been given up, and takes up room.
+# Unfinished files of this age are probably abandoned, and take up space.
 GIVEN_UP_SECONDS = 7 * 24 * 3600.0
 
 
@@ -25,11 +25,11 @@ GIVEN_UP_SECONDS = 7 * 24 * 3600.0
 def replacing(path: str) -> Iterator[str]:
     """Yields a path beside `path` to write to, and renames it to `path` when the block has succeeded.
 
-    A failure or a kill inside the block leaves the previous `path` as it was. The suffix is kept, for Keras and
-    Matplotlib choose the format by it.
+    A failure or a kill inside the block leaves `path` unchanged. The suffix is kept, because Keras and Matplotlib
+    choose the format by it.
 
     Raises:
-        UserError: the disk is full, or the place can't be written to.
+        UserError: the disk is full, or `path` can't be written to.
     """
     beside = _beside(str(path))
     try:
@@ -44,10 +44,10 @@ def replacing(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def replacing_from_local(path: str) -> Iterator[str]:
-    """As `replacing`, but what it yields is always a local path, for libraries that write no others.
+    """Like `replacing`, but always yields a local path, for libraries that write only to those.
 
     Raises:
-        UserError: the disk is full, or the place can't be written to.
+        UserError: the disk is full, or `path` can't be written to.
     """
     if "://" not in path:
         with replacing(path) as beside:
@@ -71,7 +71,7 @@ def explained(path: str) -> Iterator[None]:
             raise
         elsewhere = "point XDG_CACHE_HOME to" if path.startswith(cache_folder()) else "pass"
         raise UserError(
-            f"{printable(path)} can't be written: {reason}. What stood there before is unchanged. Make room, or "
+            f"{printable(path)} can't be written: {reason}. What was there before is unchanged. Free some space, or "
             f"{elsewhere} another folder, and run the same command again; an interrupted training continues with "
             "--resume."
         ) from error
@@ -93,24 +93,24 @@ def make_folder(path: str) -> None:
     """Creates the folder `path` and its parents.
 
     Raises:
-        UserError: the place can't be written to.
+        UserError: it can't be created.
     """
     with explained(path):
         tf.io.gfile.makedirs(path)
 
 
 def remove_left_over(folder: str) -> None:
-    """Removes what processes have left unfinished in `folder`: those that no longer run, and others a week ago."""
+    """Removes unfinished files in `folder` that are over a week old, or whose process on this host has ended."""
     if "://" in folder or not os.path.isdir(folder):
         return
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if name.startswith(_UNFINISHED) and (_is_of_the_dead(name) or _is_given_up(path)):
+        if name.startswith(_UNFINISHED) and (_is_of_ended_process(name) or _is_abandoned(path)):
             _remove_quietly(path)
 
 
 def discard(path: str) -> None:
-    """Removes the folder `path` at once: no process sees it with some of its files gone."""
+    """Removes the folder `path` atomically: no process sees it with some files missing."""
     beside = _beside(path)
     _remove_quietly(beside)
     with contextlib.suppress(OSError):
@@ -119,7 +119,7 @@ def discard(path: str) -> None:
 
 
 def cache_folder() -> str:
-    """Where things that can be computed again are kept between runs: `$XDG_CACHE_HOME/darkroom`."""
+    """The folder for what can be recomputed: `$XDG_CACHE_HOME/darkroom`, else in `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(root, "darkroom")
 
@@ -130,17 +130,17 @@ def _beside(path: str) -> str:
 
 
 def _beside_prefix() -> str:
-    """Names the machine too: on a shared disk a process with the same number may run elsewhere."""
+    """Names the host too: on a shared disk, a process of another host may have the same number."""
     return f"{_UNFINISHED}{socket.gethostname()}."
 
 
-def _is_of_the_dead(name: str) -> bool:
+def _is_of_ended_process(name: str) -> bool:
     process = name.removeprefix(_beside_prefix()).split("-")[0]
     return name.startswith(_beside_prefix()) and process.isdecimal() and not _is_running(int(process))
 
 
-def _is_given_up(path: str) -> bool:
-    # On a shared disk it may be of a machine that is no more, or of a container whose processes all have number 1.
+def _is_abandoned(path: str) -> bool:
+    # On a shared disk it may be of a host that no longer exists, or of a container whose processes all have number 1.
     with contextlib.suppress(OSError):
         return time.time() - os.lstat(path).st_mtime > GIVEN_UP_SECONDS
     return False
@@ -157,10 +157,10 @@ def _is_running(process: int) -> bool:
 
 
 def _reason(error: Exception, path: str) -> str | None:
-    """What went wrong in plain words, or None when it has nothing to do with `path`, or the user can't fix it."""
+    """What went wrong, in plain words; None if it is unrelated to `path`, or the user can't fix it."""
     number = getattr(error, "errno", None)
     text = str(error)
-    # TensorFlow and h5py put the words of the failed system call into the text of errors without a number.
+    # TensorFlow and h5py raise errors without errno, with the system's message in their text.
     if number in _DISK_FULL or "No space left" in text or "Disk quota exceeded" in text:
         return "the disk is full"
     if number == errno.EROFS or "Read-only file system" in text:
@@ -171,12 +171,12 @@ def _reason(error: Exception, path: str) -> str | None:
         folder = os.path.dirname(path) or "."
         return None if tf.io.gfile.isdir(folder) else "its folder does not exist"
     if isinstance(error, FileExistsError | tf.errors.AlreadyExistsError | tf.errors.FailedPreconditionError):
-        return "a file stands where a folder must be"
+        return "there is a file where a folder must be"
     return None
 
 
 def _flush_to_disk(path: str) -> None:
-    """Without it a power loss after the rename can leave an empty file under the final name."""
+    """Without this, a power loss after the rename can leave an empty file under the final name."""
     if "://" in path or not os.path.isfile(path):
         return
     descriptor = os.open(path, os.O_RDONLY)

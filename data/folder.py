@@ -13,27 +13,27 @@ from data.dataset import Dataset, as_records
 from data.names import check_class_names, printable, shortened
 from errors import UserError
 
-# What file managers and archivers leave behind; nobody means these as images.
+# What file managers and archivers leave behind; these are not meant as images.
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def accepts(data: str) -> bool:
     """Whether `data` is a folder."""
-    # TensorFlow takes a path that isn't UTF-8 as bytes only.
+    # TensorFlow takes a path that isn't UTF-8 only as bytes.
     return tf.io.gfile.isdir(os.fsencode(data))
 
 
 def load(path: str, data_dir: str | None = None, workers: Any = None) -> Dataset:
     """Reads the addresses and labels of `path/<class>/**/<image>`; class indices follow the sorted class names.
 
-    Every visible file counts as an image; whether it is one, the scan finds out. Symbolic links are followed, except
-    those that lead back to a folder which they lie in.
+    Every visible file counts as an image; the scan finds out whether it is one. Symbolic links are followed, except
+    those to a folder that contains them.
 
     Raises:
         UserError: fewer than two classes, a class without a file, or a folder that can't be read.
     """
-    # Below "/" the addresses would otherwise begin with a slash, unlike below other folders.
+    # Otherwise addresses below "/" would begin with a slash, unlike those of other folders.
     root = path.rstrip("/") or "/."
     classes = sorted(_remote_folders(root) if "://" in root else _local_folders(root))
     _check_classes(path, root, classes)
@@ -54,7 +54,7 @@ def load(path: str, data_dir: str | None = None, workers: Any = None) -> Dataset
 def _check_classes(path: str, root: str, classes: list[str]) -> None:
     if len(classes) < 2:
         raise UserError(
-            f"The folder {printable(path)} must hold one sub-folder for each class, two classes at least. "
+            f"The folder {printable(path)} must hold one sub-folder per class, for at least two classes. "
             f"Received {len(classes)}: {shortened(classes) or 'none'}. "
             "Sort the images into one folder per class, for example photos/cat/ and photos/dog/."
         )
@@ -84,7 +84,7 @@ def _files_below(root: str, name: str) -> Iterator[str]:
         return
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        # Two links to one folder would give each of its images twice.
+        # Two links to one folder would list each of its images twice.
         identity = os.path.realpath(parent)
         folders[:] = [] if identity in seen else _entered(parent, folders)
         if identity not in seen:
@@ -98,7 +98,7 @@ def _remote_folders(root: str) -> list[str]:
 
 
 def _local_folders(root: str) -> list[str]:
-    """Found without TensorFlow, which takes no name that isn't UTF-8."""
+    """Lists them without TensorFlow, which can't list names that aren't UTF-8."""
     try:
         names = os.listdir(root)
     except OSError as error:
@@ -107,7 +107,7 @@ def _local_folders(root: str) -> list[str]:
 
 
 def _entered(parent: str, names: list[str]) -> list[str]:
-    """The folders to go into: no litter, and no links up, which would give other classes' images to this one."""
+    """The folders to enter: no litter, and no links upwards, which would add other classes' images to this one."""
     here = os.path.realpath(parent)
     return [
         name
@@ -123,7 +123,7 @@ def _entered(parent: str, names: list[str]) -> list[str]:
 def _refuse(error: OSError) -> None:
     raise UserError(
         f"Every folder of images must be readable. Received: {printable(str(error.filename))}, which is not "
-        f"({error.strerror}). Change its permissions or take it away."
+        f"({error.strerror}). Change its permissions or remove it."
     ) from error
 
 

@@ -1,17 +1,17 @@
-"""Finding the end of a GIF's first frame inside a graph.
+"""Finds the end of a GIF's first frame inside a graph.
 
-TensorFlow gives the first frame but decodes all of them: a megabyte of frames takes gigabytes of memory.
+TensorFlow decodes all frames to get the first one: a megabyte of frames takes gigabytes of memory.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-# Four megabytes of compressed first frame; walking further would let one request keep a core busy for seconds.
+# Four megabytes of compressed first frame; with more, one request could keep a core busy for seconds.
 _MOST_BLOCKS = 1 << 14
 _HEADER_BYTES = 13
 _EXTENSION, _IMAGE = 0x21, 0x2C
-# Zeros behind the file are no block, so that a walk which leaves the file stops there.
+# Zeros after the file are no block, so a walk past the end of the file stops there.
 _PADDING_BYTES = 16
 
 # Position, size of the canvas, whether the position is inside a block's data, whether that block is an image.
@@ -19,23 +19,22 @@ _State = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 def is_gif(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether the bytes, a string scalar, begin as a GIF does."""
+    """Whether the bytes, a string scalar, begin like a GIF."""
     start = tf.strings.substr(encoded, 0, 6)
     return (start == b"GIF87a") | (start == b"GIF89a")
 
 
 def first_frame(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Walks over a GIF's blocks up to the end of its first image (CompuServe 1990, GIF89a specification).
+    """Walks a GIF's blocks up to the end of its first frame (CompuServe 1990, GIF89a specification).
 
     Args:
         encoded: the file's bytes, a string scalar.
 
     Returns:
-        width and height in px, those of the canvas or of the frame, whichever is larger, and the byte at which the
-        first frame ends.
+        width and height in px, each the larger one of canvas and frame, and the byte at which the first frame ends.
 
     Raises:
-        tf.errors.InvalidArgumentError: the file ends within the first frame, or is no sequence of blocks.
+        tf.errors.InvalidArgumentError: the file ends within the first frame, is no sequence of blocks, or has too many.
     """
     content = tf.concat([tf.io.decode_raw(encoded, tf.uint8), tf.zeros(_PADDING_BYTES, tf.uint8)], axis=0)
     start = _HEADER_BYTES + _color_table_bytes(_number(content, 10))
@@ -56,7 +55,7 @@ def _step(content: tf.Tensor, state: _State) -> _State:
     first = _number(content, position)
     return tf.cond(
         is_inside,
-        # A block's data comes in pieces that begin with their length; an empty one is the last.
+        # A block's data is in sub-blocks that begin with their length; an empty one is the last.
         lambda: (position + 1 + first, size, first > 0, is_image),
         lambda: _enter_block(content, first, position, size),
     )

@@ -1,4 +1,4 @@
-"""What an image's first bytes say: format, size, oddities, and whether decoding it is safe to try."""
+"""What a file says of its image: format, size, oddities, and whether decoding it is safe to try."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-# The largest image that validation, training, prediction, the exported graph and its client take. A decoded image is up
-# to 200 times its file; this bounds what one hostile header can make the program allocate.
+# The largest image that validation, training, prediction, the exported graph and its client accept. A decoded image
+# takes up to 200 times its file; this bounds what a hostile header can make the program allocate.
 LARGEST_PIXELS = 100_000_000
-# More than an uncompressed image of that size takes; a film in the folder should not be read into memory.
+# More than an uncompressed image of that size takes; a video in the folder should not be read into memory.
 LARGEST_BYTES = 512 << 20
 
 TOO_MANY_PIXELS = f"larger than {LARGEST_PIXELS // 10**6} megapixels"
@@ -30,17 +30,17 @@ _SUFFIXES = {
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
 _HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1", b"ftypavif")
 _EXIF_ORIENTATION = 0x0112
-_PNG_BIT_DEPTH = 24  # Its place in IHDR, which must be the first chunk.
+_PNG_BIT_DEPTH = 24  # Its offset: IHDR must be the first chunk.
 _GIF_EXTENSION, _GIF_IMAGE = 0x21, 0x2C
 _CONVERT = "convert it to JPEG or PNG"
 
-# `warnings.catch_warnings` swaps a list of the whole process, which two threads must not do at a time.
+# `warnings.catch_warnings` replaces a list of the whole process, which two threads must not do at once.
 _WARNINGS_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image's first bytes say, without decoding it.
+    """What a file says of its image, without decoding it.
 
     Attributes:
         format: `JPEG`, `PNG`, ...; empty when unknown.
@@ -58,26 +58,26 @@ class Header:
 
 
 def read_header(encoded: bytes) -> Header:
-    """Reads the format and the size, and refuses what TensorFlow can't decode and what is too large to try."""
+    """Reads format and size; `problem` reports what TensorFlow can't decode and what is too large to try."""
     if not encoded:
         return Header(problem="empty file")
     if len(encoded) > LARGEST_BYTES:
         return Header(problem=TOO_MANY_BYTES)
     try:
         with _WARNINGS_LOCK, warnings.catch_warnings():
-            # Pillow warns from 89 and refuses from 179 megapixels; our own limit says more.
+            # Pillow warns from 89 and refuses from 179 megapixels; our limit replaces both.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(encoded)) as image:
                 return _describe(image, encoded)
     except Image.DecompressionBombError:
         return Header(problem=TOO_MANY_PIXELS)
-    # Pillow's parsers raise these and others on hostile bytes; whichever it is, the file is no image we can read.
+    # Pillow's parsers can raise anything on hostile bytes; the file is then no image we can read.
     except Exception:
         return Header(problem=_what_else(encoded))
 
 
 def note_on_suffix(form: str, name: str) -> list[str]:
-    """Says so when the extension of the file `name` is not one of the format `form`."""
+    """A note if the extension of the file `name` doesn't fit the format `form`."""
     suffix = os.path.splitext(name)[1].lower()
     if not name or suffix in _SUFFIXES[form]:
         return []
@@ -97,11 +97,11 @@ def _problem(image: Image.Image, form: str, encoded: bytes) -> str:
         return f"unsupported format {form}: {_CONVERT}"
     if width * height > LARGEST_PIXELS:
         return f"{width}x{height} px is {TOO_MANY_PIXELS}"
-    # TensorFlow takes the indices into a palette for gray values, and compressed rows for pixels.
+    # TensorFlow reads palette indices as gray values, and compressed rows as pixels.
     if form == "BMP" and (image.mode == "P" or image.info.get("compression", 0) in (1, 2)):
         return f"unsupported kind of BMP (palette or compressed): {_CONVERT}"
     if form == "GIF":
-        # TensorFlow gives the first frame but decodes all of them, each at the size of the canvas.
+        # TensorFlow alone decodes all frames, each at the size of the canvas.
         areas = [max(w * h, width * height) for w, h in _gif_frames(encoded)]
         if len(areas) == 1 and areas[0] > LARGEST_PIXELS:
             return f"its frame is {TOO_MANY_PIXELS}"
@@ -116,7 +116,7 @@ def _notes(image: Image.Image, encoded: bytes) -> Iterator[str]:
     if image.mode == "CMYK":
         yield "CMYK"
     if image.format == "PNG" and encoded[_PNG_BIT_DEPTH] == 16:
-        yield "16 bit, of which 8 count"
+        yield "16 bit, reduced to 8"
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         yield "with transparency, which is ignored"
     is_animated = len(list(_gif_frames(encoded))) > 1 if image.format == "GIF" else "loop" in image.info
@@ -130,17 +130,17 @@ def _notes(image: Image.Image, encoded: bytes) -> Iterator[str]:
 
 
 def _orientation(image: Image.Image) -> int:
-    # For a PNG without EXIF Pillow would decode all of it to look for EXIF behind the pixels.
+    # For a PNG without EXIF, Pillow would decode all of it to look for EXIF after the pixels.
     if image.format not in ("JPEG", "MPO"):
         return 1
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # Damaged EXIF says nothing about the pixels, and Pillow's reader can raise anything on it.
+    except Exception:  # Damaged EXIF doesn't damage the pixels, and Pillow's reader can raise anything on it.
         return 1
 
 
 def _gif_frames(encoded: bytes) -> Iterator[tuple[int, int]]:
-    """Width and height of each frame, without decompressing any; stops where the file does."""
+    """Width and height of each frame, without decompressing any; stops at the end of the file."""
     position = 13 + _color_table_bytes(encoded[10])
     while position < len(encoded) and encoded[position] in (_GIF_EXTENSION, _GIF_IMAGE):
         if encoded[position] == _GIF_EXTENSION:

@@ -1,4 +1,4 @@
-"""Names of files and classes, which need not be UTF-8, few, or one line each; and their counts."""
+"""Names of files and classes, which need not be UTF-8, few, or one line each."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def shortened(names: Sequence[str]) -> str:
 
 
 def check_class_names(dataset: str, names: Sequence[str]) -> None:
-    """Raises `UserError` for a class name that isn't one line, since labels.txt has a line for each."""
+    """Raises `UserError` for a class name that isn't one line: labels.txt has one line per class."""
     wrong = [repr(name) for name in names if name.splitlines() != [name]]
     if wrong:
         raise UserError(
-            f"Each class in {printable(dataset)} must have a name of one line. Received: {shortened(wrong)}. Rename it."
+            f"Each class name in {printable(dataset)} must be one line. Received: {shortened(wrong)}. Rename it."
         )

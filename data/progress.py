@@ -1,4 +1,4 @@
-"""A progress line for everything that takes longer than a moment."""
+"""A progress line for everything that takes over a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOG_INTERVAL_SECONDS = 10.0
 
 
 def progress(items: Iterable[_T], total: int, title: str, file: TextIO | None = None) -> Iterator[_T]:
-    """Passes `items` on and shows `title`, count, rate and time left on stderr, once a second has gone by.
+    """Yields `items` and shows `title`, count, rate and time left on stderr, after the first second.
 
     On a terminal the line is overwritten; elsewhere a new one is written every ten seconds.
     """

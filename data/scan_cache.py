@@ -1,4 +1,4 @@
-"""What earlier scans found, kept in the user's cache folder, never beside the images."""
+"""Results of earlier scans, kept in the user's cache folder, never beside the images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from errors import UserError
 
 
 def stamp_of_file(path: bytes) -> str:
-    """Size and times of the last changes, of content and of permissions: whether a file is still the one scanned.
+    """Size, modification time and change time of a file, which tell whether it has changed since a scan.
 
-    Empty when that can't be told.
+    Empty if they can't be read.
     """
     try:
         if b"://" in path:
@@ -31,16 +31,16 @@ def stamp_of_file(path: bytes) -> str:
 
 
 def stamp_of_bytes(encoded: bytes) -> str:
-    """A hash of the content."""
+    """SHA-256 of the content."""
     return hashlib.sha256(encoded).hexdigest()
 
 
 class ScanCache:
-    """Rows of text that were found out about the images of one dataset.
+    """Rows of text with the findings about the images of one data set.
 
     Args:
-        name: of the dataset.
-        rules: what the findings depend on beside the images; those made under other rules are forgotten.
+        name: of the data set.
+        rules: what the findings depend on besides the images; those under other rules are ignored.
     """
 
     def __init__(self, name: str, rules: str) -> None:
@@ -49,12 +49,12 @@ class ScanCache:
         self._rows = self._read()
 
     def get(self, address: str, stamp: str) -> list[str] | None:
-        """What was kept of an image that hasn't changed since."""
+        """The findings about an image; None if it has changed since."""
         row = self._rows.get(address, [""])
         return row[1:] if stamp and row[0] == stamp else None
 
     def keep(self, rows: Iterable[tuple[str, str, Sequence[object]]]) -> None:
-        """Replaces all rows by these: address, stamp, findings."""
+        """Replaces all rows with these: address, stamp, findings."""
         table = io.StringIO()
         csv.writer(table).writerows([address, stamp, *findings] for address, stamp, findings in rows)
         # Without a cache the next run scans again; that is no reason to stop this one.

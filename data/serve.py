@@ -1,4 +1,4 @@
-"""Starts one process of a `tf.data` service: `python -m data.serve --port=5050`, then one worker on each host.
+"""Starts one process of a `tf.data` service: `python -m data.serve --port=5050`, then a worker on each host.
 
 Workers decode and augment for `train.py --data_service=grpc://HOST:5050`. They need this TensorFlow version and the
 images under the same paths as the training.
@@ -17,17 +17,17 @@ import errors
 import startup
 from data.service_address import host_and_port
 
-_PORT = flags.DEFINE_integer("port", 0, "TCP port to listen at, 0 for any free one.", lower_bound=0, upper_bound=65535)
+_PORT = flags.DEFINE_integer("port", 0, "TCP port to listen on, 0 for any free one.", lower_bound=0, upper_bound=65535)
 _DISPATCHER = flags.DEFINE_string(
-    "dispatcher", None, "grpc://HOST:PORT of the dispatcher that this worker belongs to. Without it: be the dispatcher."
+    "dispatcher", None, "grpc://HOST:PORT of this worker's dispatcher. Without it, this process is the dispatcher."
 )
 _HOST = flags.DEFINE_string(
-    "host", None, "Name or address under which trainings reach this worker. Default: the machine's name."
+    "host", None, "Name or address at which trainings reach this worker. Default: the machine's name."
 )
 
 
 def main(argv: list[str]) -> None:
-    """Serves until it is told to stop."""
+    """Serves until Ctrl-C or SIGTERM."""
     if argv[1:]:
         raise errors.UserError(f"data.serve takes flags only, such as --port=5050. Received: {' '.join(argv[1:])}.")
     startup.load_tensorflow()
@@ -57,7 +57,7 @@ def _worker() -> tuple[object, str]:
 
     service = tf.data.experimental.service
     dispatcher = host_and_port(_DISPATCHER.value or "", "--dispatcher")
-    # TensorFlow puts the port that it gets in place of %port%.
+    # TensorFlow replaces %port% by the port it gets.
     host = _HOST.value or socket.gethostname()
     config = service.WorkerConfig(dispatcher, f"{host}:%port%", port=_PORT.value, protocol="grpc")
     try:

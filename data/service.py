@@ -1,4 +1,4 @@
-"""Batches made on other hosts, by a `tf.data` service: finding it, using it, and noticing when it is gone.
+"""Batches made on other hosts by a `tf.data` service: finding it, using it, and detecting its loss.
 
 `python -m data.serve` starts its dispatcher and its workers.
 """
@@ -20,36 +20,36 @@ import tensorflow as tf
 from data.service_address import host_and_port
 from errors import UserError
 
-# How long to look for the dispatcher and its first worker at the start.
+# How long to wait for the dispatcher and its first worker at the start.
 WAIT_SECONDS = 30.0
-# How long dispatcher or workers may be silent before a training ends; TensorFlow alone would wait forever.
+# How long the service may be silent before a training ends; TensorFlow alone would wait forever.
 LOST_SECONDS = 60.0
 _PAUSE_SECONDS = 1.0
 _MISSING = re.compile("was expected to contain .* but contained only")
 
 
 class ServiceLostError(UserError):
-    """A part of the service has ended, or can't be reached any more."""
+    """The dispatcher or a worker has ended, or can't be reached."""
 
-    # As that of a lost worker of the training: worth trying again.
+    # The same as for a lost training worker: worth a retry.
     exit_code = 138
 
 
 def find(address: str, seconds: float = WAIT_SECONDS) -> None:
-    """Returns once the dispatcher answers and has a worker.
+    """Waits until the dispatcher answers and has workers that can be reached.
 
     Args:
         address: `grpc://HOST:PORT`.
         seconds: to wait at most.
 
     Raises:
-        UserError: no dispatcher answers, something else does, or no worker comes.
+        UserError: no dispatcher answers, it has no worker, or one can't be reached.
     """
     deadline = time.monotonic() + seconds
     while problem := _problem(address, max(deadline - time.monotonic(), 0.1), set()):
         if time.monotonic() > deadline:
             raise UserError(
-                "`data_service` must be the dispatcher of a tf.data service with one worker at least. Received: "
+                "`data_service` must be the dispatcher of a tf.data service with at least one worker. Received: "
                 f"{address}, and after {seconds:.0f} seconds {problem}. Start them by `python -m data.serve "
                 "--port=5050` and `python -m data.serve --dispatcher=grpc://HOST:5050`, or leave out `data_service`."
             )
@@ -57,12 +57,12 @@ def find(address: str, seconds: float = WAIT_SECONDS) -> None:
 
 
 def distributed(batches: tf.data.Dataset, address: str) -> tf.data.Dataset:
-    """`batches`, each made once by one of the service's workers, in the order of their arrival.
+    """`batches`, each made once by one of the service's workers, in order of arrival.
 
-    Every iteration is a job of its own.
+    Every iteration is a separate job.
 
     Args:
-        batches: made from a range of numbers, which are given to the workers as they ask for them.
+        batches: made from a range of numbers, which the workers get on request.
         address: `grpc://HOST:PORT`.
     """
     service = tf.data.experimental.service
@@ -73,17 +73,17 @@ def distributed(batches: tf.data.Dataset, address: str) -> tf.data.Dataset:
 
 @contextlib.contextmanager
 def watched(address: str | None, seconds: float = LOST_SECONDS) -> Iterator[None]:
-    """Ends the process, with exit code 138 and a message, when a part of the service is gone while the block runs.
+    """Ends the process, with exit code 138 and a message, if the service is lost while the block runs.
 
-    A worker that is lost takes the batches with it that it had begun, and TensorFlow would wait for them without end. A
-    thread ends the process, for the one that waits can't be interrupted.
+    The batches that a lost worker had begun are lost with it, and TensorFlow would wait for them forever. A thread ends
+    the process, because the one that waits can't be interrupted.
 
     Args:
         address: `grpc://HOST:PORT`; None for no service.
         seconds: how long the dispatcher or a worker may be silent.
 
     Raises:
-        ServiceLostError: batches are missing, because a worker has been started again.
+        ServiceLostError: batches are missing, because a worker was restarted.
     """
     if address is None:
         yield
@@ -96,7 +96,7 @@ def watched(address: str | None, seconds: float = LOST_SECONDS) -> Iterator[None
     except tf.errors.FailedPreconditionError as error:
         if not _MISSING.search(str(error)):
             raise
-        raise ServiceLostError(_lost(address, "batches of an epoch are missing, for a worker was lost")) from error
+        raise ServiceLostError(_lost(address, "batches of an epoch are missing because a worker was lost")) from error
     finally:
         done.set()
         thread.join()
@@ -122,7 +122,7 @@ def _lost(address: str, problem: str) -> str:
 
 
 def _problem(address: str, seconds: float, known: set[str]) -> str:
-    """Why not all batches can be had now; empty when they can. Adds the workers that it finds to `known`."""
+    """Why batches may be missing now; empty if none are. Adds the workers that it finds to `known`."""
     try:
         known.update(_workers(host_and_port(address), seconds))
     except grpc.RpcError as error:
@@ -130,7 +130,7 @@ def _problem(address: str, seconds: float, known: set[str]) -> str:
     if not known:
         return "it has no worker"
     lost = sorted(worker for worker in known if not _is_reachable(worker))
-    return f"of its workers these can't be reached from here: {', '.join(lost[:3])}" if lost else ""
+    return f"these of its workers can't be reached from here: {', '.join(lost[:3])}" if lost else ""
 
 
 def _workers(address: str, seconds: float) -> list[str]:
@@ -138,7 +138,7 @@ def _workers(address: str, seconds: float) -> list[str]:
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         ask = channel.unary_unary("/tensorflow.data.DispatcherService/GetWorkers")
         answer = ask(b"", timeout=seconds)
-    # GetWorkersResponse: repeated message 1 with the string 1; TensorFlow keeps its Python class to itself.
+    # GetWorkersResponse: repeated message 1 with the string 1; TensorFlow exports no Python class for it.
     found = re.findall(rb"\n.\n.([\w.:\[\]-]+:[0-9]+)", answer, re.DOTALL)
     return [worker.decode() for worker in found]
 

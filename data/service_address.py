@@ -13,7 +13,7 @@ def host_and_port(address: str, flag: str = "--data_service") -> str:
     """`HOST:PORT` of `grpc://HOST:PORT`.
 
     Raises:
-        UserError: it is no such address.
+        UserError: `address` is not of this form.
     """
     match = _ADDRESS.fullmatch(address)
     if not match or not 0 < int(match[2]) < 65536:

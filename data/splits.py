@@ -1,4 +1,4 @@
-"""Which image is for training, which for validation, which for the test: decided before any pipeline exists."""
+"""Splits of a data set into training, validation and test images, decided before any pipeline exists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNUSED = "unused"
 
 @dataclass(frozen=True)
 class Fractions:
-    """Shares of all images, each in 0-1, together at most 1; what they leave over is unused."""
+    """Fractions of all images, each in 0-1, together at most 1; the rest is unused."""
 
     train: float
     val: float
@@ -27,23 +27,23 @@ class Fractions:
 
 
 def assign(dataset: Dataset, fractions: Fractions) -> np.ndarray:
-    """Gives each image its split.
+    """Assigns each image to a split.
 
-    The images of a class are put in the order of a hash of their content and cut: first the test split, then
-    validation, then training. So the split is stratified; it is the same on every run, machine and order of files;
-    identical images fall into one split; and a smaller `train` takes its images from the larger one's, with the
-    validation and test splits unchanged. Where the publisher set images apart for the test, they are the test split,
-    and the other two fractions apply to the rest.
+    The images of a class are sorted by a hash of their content and cut: first the test split, then validation, then
+    training. So the splits are stratified; they are the same on every run, machine and order of files; identical
+    images are in one split; and a smaller `train` is a subset of a larger one, with the same validation and test
+    splits. If the publisher set images apart for testing, they are the test split, and the other two fractions,
+    divided by 1 - `test`, apply to the rest.
 
     Args:
         dataset: the images, validated.
-        fractions: how much of each class goes where.
+        fractions: of each class in each split.
 
     Returns:
         an array of `train`, `val`, `test` or `unused`, one for each image.
 
     Raises:
-        UserError: a split that was asked for stays empty, or misses a class in training.
+        UserError: a split is empty, or a class has no image in training.
     """
     ranks = _rank_by_content(dataset.known_digests)
     splits = np.full(len(dataset), UNUSED, dtype="<U6")
@@ -62,26 +62,26 @@ def assign(dataset: Dataset, fractions: Fractions) -> np.ndarray:
 
 
 def split(dataset: Dataset, train: float = 0.8, val: float = 0.1, test: float = 0.1) -> dict[str, Dataset]:
-    """The images of each split, as `train.py` divides them; the arguments and errors are those of `assign`."""
+    """The images of each split, as `train.py` splits them; see `assign` for the fractions and errors."""
     splits = assign(dataset, Fractions(train, val, test))
     return {name: dataset.take(np.flatnonzero(splits == name)) for name in SPLITS}
 
 
 def _rank_by_content(digests: Sequence[str]) -> np.ndarray:
-    """The place of each image's content in a random but fixed order; identical images share it."""
+    """The rank of each image's content in a random but fixed order; identical images share it."""
     keys = [hashlib.sha256(f"split {digest}".encode()).digest() for digest in digests]
     place = {key: i for i, key in enumerate(sorted(set(keys)))}
     return np.asarray([place[key] for key in keys])
 
 
 def _without_test(fractions: Fractions) -> Fractions:
-    """The shares of what is left when the test split is already taken."""
+    """The fractions of the images outside a given test split."""
     rest = 1 - fractions.test
     return Fractions(fractions.train / rest, fractions.val / rest, 0.0)
 
 
 def _cut(members: np.ndarray, fractions: Fractions, splits: np.ndarray) -> None:
-    """Writes the splits of one class's images, given in the order of their content."""
+    """Assigns splits to the images of one class, sorted by content."""
     test = _share(len(members), fractions.test)
     val = _share(len(members), fractions.val)
     everything = fractions.train + fractions.val + fractions.test > 1 - 1e-9
@@ -92,12 +92,12 @@ def _cut(members: np.ndarray, fractions: Fractions, splits: np.ndarray) -> None:
 
 
 def _share(count: int, fraction: float) -> int:
-    """At least one image of a class in each split that is wanted, however few there are."""
+    """At least one image of a class in each split whose fraction isn't 0."""
     return max(round(count * fraction), 1) if fraction > 0 else 0
 
 
 def _keep_identical_together(free: np.ndarray, ranks: np.ndarray, splits: np.ndarray) -> None:
-    """Moves identical images that a cut or two classes have separated into the split that matters more."""
+    """Moves identical images that a cut or two classes have separated into one split, preferably the test's."""
     duplicated = free[np.bincount(ranks[free])[ranks[free]] > 1]
     for rank in np.unique(ranks[duplicated]):
         same = duplicated[ranks[duplicated] == rank]
@@ -119,5 +119,5 @@ def _check(dataset: Dataset, splits: np.ndarray, copies: int) -> None:
                 f"The {split} split must hold images{' of each class' if split == 'train' else ''}. Received none of: "
                 f"{shortened(missing)}, from {errors.counted(len(dataset), 'image')} in "
                 f"{errors.counted(len(dataset.class_names), 'class')}{_of_which_are_copies(copies)}. Add images "
-                "(four of a class are the least) or change `train_fraction`, `val_fraction` and `test_fraction`."
+                "(at least three per class) or change `train_fraction`, `val_fraction` and `test_fraction`."
             )

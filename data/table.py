@@ -1,10 +1,10 @@
-"""Arrays in the cache, filled from the first row on; after a kill, filling resumes behind the last row that is safe.
+"""Arrays in the cache, filled from the first row on; after a kill, filling resumes after the last saved row.
 
-A table is a folder with two files. `rows` holds the columns one behind the other and has its full size from the start;
-`record.json` lists the chunks of rows that are safe, with a checksum each. The record is replaced once the rows are on
-the disk, so what a kill or a power loss leaves behind them is never read. Processes that fill the same table at once
-write the same values to the same places, and each replaces the record by its own, which is true as well. (Where a GPU
-makes the last bits differ, a chunk may end with another checksum than the recorded one; it is then computed again.)
+A table is a folder with two files. `rows` holds the columns one after the other and has its full size from the start;
+`record.json` lists the saved chunks of rows, with a checksum each. The record is replaced once the rows are on the
+disk, so what a kill or a power loss leaves after them is never read. Processes that fill the same table at once write
+the same values to the same places, and each replaces the record by another valid one. (If a GPU makes the last bits
+differ, a chunk may not match its recorded checksum; it is then computed again.)
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from data.names import printable
 from errors import UserError
 
 _ROWS, _RECORD = "rows", "record.json"
-# A smaller chunk grows by the next rows, so that the record of a million images stays short.
+# A smaller chunk is merged with the next, so that the record of a million images stays short.
 _LEAST_CHUNK_BYTES = 1 << 26
 
 # Shape and type of one row.
 Column = tuple[tuple[int, ...], np.dtype]
 # Index of the first row, and the values of each column.
 Batch = tuple[int, Sequence[np.ndarray]]
-# Index of the row behind the last one, and the checksum.
+# Index of the row after the last one, and the checksum.
 _Chunk = tuple[int, int]
 
 
@@ -45,8 +45,8 @@ class Table:
 
     Args:
         folder: named by a key of everything that the values depend on.
-        columns: what a row consists of.
-        rows: how many there are, 1 or more.
+        columns: shape and type of each.
+        rows: their number, 1 or more.
     """
 
     def __init__(self, folder: str, columns: Sequence[Column], rows: int) -> None:
@@ -56,10 +56,10 @@ class Table:
         *self.offsets, self.size = itertools.accumulate(sizes, initial=0)
 
     def read(self, *, is_checked: bool = True) -> list[np.ndarray] | None:
-        """The columns, mapped into memory; None where rows are missing or damaged.
+        """The columns, memory-mapped; None if rows are missing or damaged.
 
         Args:
-            is_checked: whether to read all of it once and compare the checksums.
+            is_checked: whether to read all rows once and compare checksums.
         """
         try:
             with open(os.path.join(self.folder, _ROWS), "rb") as file:
@@ -70,12 +70,12 @@ class Table:
         return values if _end(chunks) == self.rows else None
 
     def fill(self, batches_from: Callable[[int], Iterator[Batch]], seconds: float) -> list[np.ndarray]:
-        """Computes the missing rows and gives the columns; what has been computed is kept, however this ends.
+        """Computes the missing rows and returns the columns; computed rows are kept, however this ends.
 
         Args:
-            batches_from: gets how many rows are safe; makes the batches from there on, or from an earlier row on, up to
-                the last row.
-            seconds: between two times at which all rows so far are made safe; 0 for after each batch.
+            batches_from: takes the number of saved rows; yields the batches from that row or an earlier one up to the
+                last row.
+            seconds: between two saves; 0 saves after each batch.
 
         Raises:
             UserError: the disk is full, or the cache can't be written to.
@@ -88,7 +88,7 @@ class Table:
                     if time.monotonic() - filling.saved >= seconds:
                         filling.save()
             except BaseException:
-                # Also where the user has asked for the end: what is done shall not be done again.
+                # Even if the user stops the program: computed rows should be kept.
                 with contextlib.suppress(Exception):
                     filling.save()
                 raise
@@ -98,12 +98,12 @@ class Table:
         return filling.values
 
     def mapped(self, file: BinaryIO) -> list[np.ndarray]:
-        """The columns, in the open file of the rows."""
+        """The columns, mapped from the open file `rows`."""
         places = zip(self.columns, self.offsets, strict=True)
         return [np.memmap(file, kind, "r", offset, (self.rows, *shape)) for (shape, kind), offset in places]
 
     def recorded(self) -> list[_Chunk]:
-        """The chunks that were safe when the record was written; none where it is of other columns."""
+        """The saved chunks according to the record; none if it is of other columns or rows."""
         columns, rows, chunks = _read_record(self.folder)
         return chunks if (columns, rows) == (self._described(), self.rows) else []
 
@@ -117,14 +117,14 @@ class Table:
 
 
 class _Filling:
-    """How far a table is filled: how many `rows` there are, and when they were last `saved` (`time.monotonic`)."""
+    """A table being filled: the number of `rows` so far, and when they were last `saved` (`time.monotonic`)."""
 
     def __init__(self, table: Table, file: BinaryIO) -> None:
         self._table, self._file = table, file
         with explained(table.folder):
             remove_left_over(table.folder)
             if os.fstat(file.fileno()).st_size != table.size:
-                # New, or cut off: the zeros that now take the place of the lost rows must not pass for them.
+                # New, or cut off: the zeros that replace the lost rows must not be taken for rows.
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(os.path.join(table.folder, _RECORD))
             _reserve(file, table)
@@ -144,7 +144,7 @@ class _Filling:
         self.rows = first + len(values[0])
 
     def save(self) -> None:
-        """Makes all rows so far safe."""
+        """Saves all rows so far."""
         table, kept = self._table, self._chunks
         if self.rows == _end(kept):
             return
@@ -155,8 +155,8 @@ class _Filling:
             os.fsync(self._file.fileno())
             if not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._file.name)):
                 raise UserError(
-                    f"{printable(table.folder)} must stay as it is while it is filled. Received: another folder of the "
-                    "same name. Leave the cache alone meanwhile, and run the same command again."
+                    f"{printable(table.folder)} must not be replaced while it is filled. Received: another folder of "
+                    "the same name. Don't change the cache meanwhile, and run the same command again."
                 )
             chunks = [*kept, (self.rows, _checksum(self.values, _end(kept), self.rows))]
             table.record(chunks)
@@ -165,10 +165,10 @@ class _Filling:
 
 @contextlib.contextmanager
 def _opened(folder: str) -> Iterator[BinaryIO]:
-    """The file of the rows; no process that makes room removes it meanwhile."""
+    """The file `rows`, locked so that no process removes it to free space."""
     with explained(folder):
         make_folder(folder)
-        _make_room(folder, GIVEN_UP_SECONDS)
+        _free_space(folder, GIVEN_UP_SECONDS)
         path = os.path.join(folder, _ROWS)
         file = open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666))
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -176,7 +176,7 @@ def _opened(folder: str) -> Iterator[BinaryIO]:
         yield file
     finally:
         with contextlib.suppress(OSError):
-            # Closing is not enough, for the mapped columns hold the file open.
+            # Closing is not enough: the mapped columns keep the file open.
             fcntl.flock(file, fcntl.LOCK_UN)
             file.close()
         if not _read_record(folder)[2]:
@@ -184,20 +184,20 @@ def _opened(folder: str) -> Iterator[BinaryIO]:
 
 
 def _reserve(file: BinaryIO, table: Table) -> None:
-    """Takes all the room now: a full disk should be noticed before hours of work, not after."""
+    """Takes all the space now: a full disk should be noticed before hours of work, not after."""
     os.ftruncate(file.fileno(), table.size)
     try:
         os.posix_fallocate(file.fileno(), 0, table.size)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        # Unfinished tables that nobody fills are the first that can be done without.
-        _make_room(table.folder, 0.0)
+        # Unfinished tables that no process fills are the least needed.
+        _free_space(table.folder, 0.0)
         os.posix_fallocate(file.fileno(), 0, table.size)
 
 
-def _make_room(folder: str, seconds: float) -> None:
-    """Removes unfinished tables beside `folder` that no process has filled for so many seconds."""
+def _free_space(folder: str, seconds: float) -> None:
+    """Removes unfinished tables beside `folder` that no process has filled for `seconds`."""
     parent, own = os.path.split(folder)
     remove_left_over(parent)
     for name in os.listdir(parent):
@@ -209,18 +209,18 @@ def _make_room(folder: str, seconds: float) -> None:
 
 
 def _discard_if_free(folder: str) -> None:
-    """Removes a table that no process fills; what is no table stays."""
+    """Removes a table that no process fills; anything else stays."""
     with contextlib.suppress(OSError), open(os.path.join(folder, _ROWS), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         discard(folder)
 
 
 def _read_record(folder: str) -> tuple[str, int, list[_Chunk]]:
-    """What the columns of a table are, how many rows it shall have, and its chunks; none where that can't be told."""
+    """A table's columns, its full number of rows, and its chunks; no chunks if the record can't be read."""
     try:
         record = json.loads(read_text(os.path.join(folder, _RECORD)))
         return str(record["columns"]), int(record["rows"]), [(int(a), int(b)) for a, b in record["chunks"]]
-    except Exception:  # Unreadable records are as good as none: the rows are computed again.
+    except Exception:  # An unreadable record counts as none: the rows are computed again.
         return "", -1, []
 
 

@@ -22,14 +22,14 @@ _LABELLED_SPLITS = ("train", "validation", _TEST_SPLIT)
 
 
 def accepts(data: str) -> bool:
-    """Whether `data` may be the name of a data set, and not that of a file."""
+    """Whether `data` may be the name of a data set, not of a file."""
     return os.sep not in data and not data.lower().endswith(".csv")
 
 
 def load(name: str, data_dir: str | None = None, workers: Any = None) -> Dataset:
     """Finds (and when needed downloads and prepares) a TFDS data set; its own test split becomes the test split.
 
-    The images stay encoded. Those of a small data set are held in memory, those of a larger one stay in its shards.
+    The images stay encoded. A small data set is held in memory; a larger one stays in its shards.
 
     Args:
         name: a TFDS name such as `cats_vs_dogs` or `mnist:3.0.1`.
@@ -37,10 +37,10 @@ def load(name: str, data_dir: str | None = None, workers: Any = None) -> Dataset
         workers: index the shards together, see `data.load`.
 
     Raises:
-        UserError: unknown name, no image classification, neither prepared nor to be downloaded, or kept in files that
-            are no TFRecords.
+        UserError: the name is unknown, or the data set is no image classification, neither prepared nor downloadable,
+            or not stored as TFRecords.
     """
-    # Importing TFDS takes a second, which a folder of images shouldn't pay.
+    # TFDS takes a second to import, which other data sets don't need.
     import tensorflow_datasets as tfds
 
     builder = _find(tfds, name, data_dir)
@@ -93,13 +93,13 @@ def _supervised_keys(tfds: Any, builder: Any) -> tuple[str, str]:
     if len(images) == 1 and len(labels) == 1:
         return images[0], labels[0]
     raise UserError(
-        f"The data set {builder.name} must be an image classification with one image and one class label an example. "
+        f"The data set {builder.name} must be an image classification with one image and one class label per example. "
         f"Received the features: {', '.join(features)}. Choose another data set."
     )
 
 
 def _prepare(builder: Any) -> None:
-    """Downloads what is missing; TFDS alone would retry for minutes without a network before it says so."""
+    """Downloads what is missing; without a network, TFDS alone would retry for minutes before failing."""
     if tf.io.gfile.isdir(str(builder.data_path)) and builder.info.splits:
         return
     address = _first_download(builder)
@@ -118,7 +118,7 @@ def _check_format(builder: Any) -> None:
     kind = builder.info.file_format.value
     if kind != "tfrecord":
         raise UserError(
-            f"The data set {builder.name} must be prepared in TFRecord files. Received {builder.data_path}, which "
+            f"The data set {builder.name} must be prepared as TFRecord files. Received {builder.data_path}, which "
             f"holds {kind} files. Prepare it again in another folder: `tfds build {builder.name} "
             "--file_format=tfrecord --data_dir=DIR`, and pass `data_dir=DIR`."
         )
@@ -134,7 +134,7 @@ def _can_reach(address: str | None) -> bool:
     try:
         urllib.request.urlopen(address, timeout=_REACHABLE_WITHIN_SECONDS).close()
     except urllib.error.HTTPError:
-        return True  # The server answers; what it thinks of the request is for TFDS to find out.
+        return True  # The server answers; TFDS reports what is wrong with the request.
     except OSError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Images inside TFRecord files: where each one begins and ends, so that any can be read without the others."""
+"""Images inside TFRecord files: where each one begins and ends, so that it can be read without the others."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from data.scan_cache import ScanCache, stamp_of_file
 from data.validation import in_parallel
 from errors import UserError
 
-# Up to here all images are held in memory, encoded. To read one from its shard takes 0.25 ms of a core, more than to
-# decode an image of MNIST (0.05 ms) and less than a photograph (1 ms and more); small images make small data sets.
+# Up to here all images are held in memory, encoded. Reading one from its shard takes 0.25 ms of a core, more than
+# decoding an MNIST image (0.05 ms) and less than a photograph (1 ms or more); small images make small data sets.
 KEPT_BYTES = 1 << 28
 
-# Of a TFRecord: its length (8 bytes) and the length's checksum (4) come first, its own checksum (4) comes last.
+# A TFRecord begins with its length (8 bytes) and the length's checksum (4), and ends with its checksum (4).
 _BEFORE, _AFTER = 12, 4
 _GZIP, _ZLIB = b"\x1f\x8b", b"\x78"
 _RECORDS_A_READ = 64
@@ -41,13 +41,13 @@ class Keys:
 
 @dataclass(frozen=True)
 class Index:
-    """Every image of some shards, in their order.
+    """Every image of some shards, in order.
 
     Attributes:
         paths: the shard of each image.
-        spans: int64, a row per image: its first byte in the shard, its length, and the bytes that follow it.
-        labels: int64 as the shards have them; -1 where there is none.
-        texts: class names as the shards have them; empty where there is none.
+        spans: int64, a row per image: its first byte in the shard, its length, and the bytes after it.
+        labels: int64, from the shards; -1 where there is none.
+        texts: class names, from the shards; empty where there is none.
         total_bytes: of all shards.
     """
 
@@ -62,7 +62,7 @@ class Index:
         return ((path, number) for path, group in itertools.groupby(self.paths) for number, _ in enumerate(group))
 
     def records(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """`records` and `spans` of a `Dataset`: what to read, or the images themselves where they are few."""
+        """`records` and `spans` of a `Dataset`: what to read, or the images themselves if they are small."""
         if self.total_bytes > KEPT_BYTES:
             return self.paths, self.spans
         content = {path: _read(path) for path in dict.fromkeys(self.paths)}
@@ -71,27 +71,27 @@ class Index:
 
 
 def accepts(data: str) -> bool:
-    """Whether `data` is an existing file whose name says TFRecord, or a pattern of files."""
+    """Whether `data` is an existing file with `tfrecord` in its name, or a pattern."""
     if tf.io.gfile.exists(os.fsencode(data)):
         return "tfrecord" in os.path.basename(data).lower()
     return _WILDCARDS.search(data) is not None
 
 
 def load(pattern: str, data_dir: str | None = None, workers: Any = None) -> Dataset:
-    """Reads TFRecord files with one image an example, as ImageNet is usually kept: `train-*-of-01024`.
+    """Reads TFRecord files with one image per example, as ImageNet is usually kept: `train-*-of-01024`.
 
     Their examples have the features `image/encoded`, and `image/class/label` or `image/class/text`.
 
     Args:
         pattern: of the files' paths, with `*` and `?`.
-        workers: look at the shards together, see `data.load`.
+        workers: index the shards together, see `data.load`.
 
     Raises:
-        UserError: no file fits, or one is damaged, compressed, or holds other features.
+        UserError: no file matches, or one is damaged, compressed, or holds other features.
     """
     paths = sorted(tf.io.gfile.glob(pattern))
     if not paths:
-        raise UserError(f"`data` must name TFRecord files. Received: {printable(pattern)}, a pattern that fits none.")
+        raise UserError(f"`data` must name TFRecord files. Received: {printable(pattern)}, which matches none.")
     found = index(pattern, paths, Keys(), workers)
     names, labels = _classes(pattern, found)
     records, spans = found.records()
@@ -108,7 +108,7 @@ def load(pattern: str, data_dir: str | None = None, workers: Any = None) -> Data
 
 
 def index(name: str, paths: Sequence[str], keys: Keys, workers: Any = None) -> Index:
-    """Finds every image in `paths`; what is known of a shard that hasn't changed since an earlier run is kept.
+    """Finds every image in `paths`; the index of a shard that hasn't changed since an earlier run is reused.
 
     Args:
         name: of the data set.
@@ -146,7 +146,7 @@ def _joined(paths: Sequence[str], sizes: list[int], findings: list[list[str]]) -
 
 
 def _rows_of(path: str, keys: Keys) -> list[str]:
-    """`start length label text` of each image in a shard; the checksums of all its records are compared."""
+    """`start length label text` of each image in a shard; checks the checksums of all its records."""
     rows, start = [], 0
     try:
         batches = tf.data.TFRecordDataset(path).batch(_RECORDS_A_READ).as_numpy_iterator()
@@ -172,14 +172,14 @@ def _row(path: str, record: bytes, start: int, keys: Keys) -> str:
         held = ", ".join(sorted(key for key, value in features.items() if value.WhichOneof("kind")))
         wanted = f"one {keys.image} and one {keys.label}{f' or {keys.text}' if keys.text else ''}"
         raise _unusable(path, f"an example must hold {wanted}, and holds {held or 'nothing'}")
-    # Where the same bytes stand twice in a record, either will do.
+    # If a record holds the same bytes twice, either will do.
     first = start + record.find(images[0])
     text = texts[0].decode(errors="replace").replace("\n", " ") if texts else ""
     return f"{first} {len(images[0])} {labels[0] if labels else -1} {text}"
 
 
 def _classes(pattern: str, found: Index) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names and int64 indices: by name where every image has one, else by number."""
+    """Class names and int64 indices: by name if every image has one, else by number."""
     by_name = all(found.texts)
     if not by_name and (found.labels < 0).any():
         raise _unusable(pattern, "some examples have a class name only, others a number only")
@@ -187,7 +187,7 @@ def _classes(pattern: str, found: Index) -> tuple[tuple[str, ...], np.ndarray]:
     names = tuple(map(str, keys))
     if len(names) < 2:
         raise UserError(
-            f"The TFRecord files {printable(pattern)} must hold images of two classes at least. Received: "
+            f"The TFRecord files {printable(pattern)} must hold images of at least two classes. Received: "
             f"{shortened(names) or 'no image'}."
         )
     check_class_names(pattern, names)
@@ -210,5 +210,5 @@ def _why(path: str) -> str:
 
 def _unusable(path: str, why: str) -> UserError:
     return UserError(
-        f"Every TFRecord file must hold whole examples of one image each. Received {printable(path)}: {why}."
+        f"Every TFRecord file must hold whole examples, with one image each. Received {printable(path)}: {why}."
     )

@@ -1,4 +1,4 @@
-"""Looks at every image before training: which can't be decoded, which are odd, and which are the same."""
+"""Inspects every image before training: which can't be decoded, which are odd, and which are the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from errors import UserError
 
 # Above this many pixels only one image is decoded at a time, or 32 threads could take 10 gigabytes.
 _SHARED_MEMORY_PIXELS = 16_000_000
-# Other rules, or another decoder, may judge the same file otherwise. Raise the number with the rules.
+# Other rules, or another decoder, may judge a file differently. Raise the number with the rules.
 _RULES = f"1 {RULES} {LARGEST_BYTES} {LARGEST_PIXELS} {tf.__version__}"
 
 _LISTED = 10
@@ -38,12 +38,12 @@ _one_large_image = threading.Lock()
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one image's file turned out to be.
+    """What the inspection of one image found.
 
     Attributes:
         digest: SHA-256 of the bytes, hexadecimal; empty when the file can't be read.
         problem: why it can't be trained on; empty for a good image.
-        notes: what is unusual about a good image, such as `CMYK` or `EXIF orientation 6`; `; ` between two.
+        notes: what is unusual about a good image, such as `CMYK` or `gray`; joined by `; `.
         width: in px; 0 when unknown.
         height: in px; 0 when unknown.
     """
@@ -56,7 +56,7 @@ class Inspection:
 
 
 def inspect(encoded: bytes, name: str = "") -> Inspection:
-    """Decodes one image really, after its header has shown that it is small enough.
+    """Decodes one image, if its header says that it is supported and small enough.
 
     Args:
         encoded: the file's bytes.
@@ -77,18 +77,18 @@ def inspect(encoded: bytes, name: str = "") -> Inspection:
 
 
 def scan(dataset: Dataset, workers: Any = None) -> list[Inspection]:
-    """Inspects every image of `dataset` in parallel; those that haven't changed since the last scan are remembered.
+    """Inspects every image of `dataset` in parallel; results of images unchanged since the last scan are reused.
 
     Args:
         dataset: the images.
-        workers: inspect them together, each its share, and each gets all inspections; see `data.load`.
+        workers: inspect a share each, and all get every inspection; see `data.load`.
     """
     cache = ScanCache(dataset.name, _RULES)
     stamp = _stamper(dataset)
 
     def look(share: Sequence[tuple[int, str, int]]) -> list[list]:
         numbers = [i for i, _, _ in share]
-        stamps = in_parallel(stamp, numbers, "looking at files")
+        stamps = in_parallel(stamp, numbers, "checking files")
         known = [_remembered(cache.get(address, s)) for (_, address, _), s in zip(share, stamps, strict=True)]
         missing = [i for i, inspection in zip(numbers, known, strict=True) if inspection is None]
         fresh = iter(in_parallel(lambda i: _inspect_one(dataset, i), missing, "scanning images"))
@@ -98,13 +98,13 @@ def scan(dataset: Dataset, workers: Any = None) -> list[Inspection]:
     found = workers.share("images", items, look) if workers else look(items)
     rows = [(address, *row) for address, row in zip(dataset.addresses, found, strict=True)]
     if any(cache.get(address, s) is None for address, s, *_ in rows):
-        # What can't be read today may be readable tomorrow without a trace on the file, as after a mount.
+        # A file that can't be read now may be readable later without a change to it, as after a mount.
         cache.keep((address, s, findings) for address, s, *findings in rows if findings[0])
     return [Inspection(*findings) for _, _, *findings in rows]
 
 
 def _stamper(dataset: Dataset) -> Callable[[int], str]:
-    """From an image's index to what tells whether it has changed; empty when that can't be told."""
+    """From an image's index to a stamp that differs once the image changes; empty if unknown."""
     if not dataset.holds_paths:
         return lambda i: stamp_of_bytes(dataset.records[i])
     if dataset.spans is None:
@@ -123,8 +123,8 @@ def usable(dataset: Dataset, inspections: list[Inspection], on_bad_image: str) -
 
     Args:
         dataset: the images.
-        inspections: what `scan` said of them.
-        on_bad_image: `fail` to stop at a bad image, `skip` to leave it out.
+        inspections: the result of `scan`.
+        on_bad_image: `fail` to raise at a bad image, `skip` to leave it out.
 
     Raises:
         UserError: an image is bad and `on_bad_image` is `fail`, or no image of a class is left.
@@ -146,14 +146,14 @@ def usable(dataset: Dataset, inspections: list[Inspection], on_bad_image: str) -
 
 
 def list_bad(dataset: Dataset, inspections: list[Inspection]) -> str:
-    """The first bad images, one a line with the reason, and how many more there are."""
+    """The first bad images, one per line with the reason, and how many more there are."""
     lines = [f"  {a}: {i.problem}" for a, i in zip(dataset.addresses, inspections, strict=True) if i.problem]
     more = [f"  ... and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
     return printable("\n".join(lines[:_LISTED] + more))
 
 
 def list_odd(dataset: Dataset, inspections: list[Inspection]) -> str:
-    """What is unusual about usable images, one kind a line with its count and an example; empty when nothing is."""
+    """What is unusual about usable images, one kind per line with its count and an example; empty if nothing is."""
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
     for address, inspection in zip(dataset.addresses, inspections, strict=True):
@@ -165,7 +165,7 @@ def list_odd(dataset: Dataset, inspections: list[Inspection]) -> str:
 
 
 def in_parallel(function: Callable, items: Iterable, title: str) -> list:
-    """The results of `function` for each item, in order; an interruption doesn't wait for the items that are left."""
+    """The results of `function` for each item, in order; an interruption cancels the remaining items."""
     items = list(items)
     pool = ThreadPoolExecutor(max_workers=min(32, 2 * (os.cpu_count() or 1)))
     try:
@@ -179,12 +179,12 @@ def _remembered(findings: list[str] | None) -> Inspection | None:
         digest, problem, notes, width, height = findings or []
         return Inspection(digest, problem, notes, int(width), int(height))
     except ValueError:
-        return None  # Never kept, or in a file that somebody has changed.
+        return None  # Never kept, or kept in a file that was edited.
 
 
 def _decode_fully(encoded: bytes) -> None:
     if encoded.startswith(b"\xff\xd8\xff"):
-        # At an eighth of the size all of the compressed data is still read, in a third of the time.
+        # At an eighth of the size, all compressed data is still read, in a third of the time.
         tf.io.decode_jpeg(encoded, channels=3, ratio=8)
     else:
         _decode_small(tf.constant(encoded))
@@ -208,7 +208,7 @@ def _inspect_one(dataset: Dataset, index: int) -> Inspection:
 
 
 def _not_to_be_opened(path: bytes) -> str:
-    """Opening a pipe would wait forever; a remote place holds nothing but files."""
+    """Opening a pipe would wait forever; remote file systems hold only files."""
     if b"://" in path:
         return ""
     status = os.stat(path)

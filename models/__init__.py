@@ -1,4 +1,4 @@
-"""Networks: one literal table from a model's name to what is known about it, and `build`.
+"""Networks: the registry, one literal table of models by name, and `build`.
 
 Importing this package imports neither Keras nor TensorFlow, so that `--help` is quick; the file of a family
 (`models/resnet.py`, ...) is imported when a model is built.
@@ -37,7 +37,7 @@ class PublishedFile:
 
     @property
     def file_name(self) -> str:
-        """What the address ends with."""
+        """The last part of `url`."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -61,19 +61,19 @@ class ModelSpec:
     """What is known about a model before it is built.
 
     Attributes:
-        builder: `module:function`; the function takes (spec, num_classes, image_size, transfer), as `build` explains
-            them, and returns the model. Subclasses of `keras.Model` stand in `models.subclassed`.
+        builder: `module:function`; the function takes (spec, num_classes, image_size, transfer), see `build`, and
+            returns the model. Subclasses of `keras.Model` are in `models.subclassed`.
         paper: first author, year, and arXiv number or venue.
         image_size: default height and width of the input, in px.
-        min_image_size: the smallest height and width that the network's strides leave anything of, in px.
+        min_image_size: smallest height and width that the network accepts, in px.
         channels: 3 (RGB) or 1 (gray).
         preprocessing: a key of `models.layers.MODES`.
         parameters: exact number of weights, BatchNorm statistics included, at the default size and `classes` classes.
         weights: the published ImageNet weights, or None.
         classes: the number of classes that `parameters` is stated for.
-        heads: names of the outputs, `class` first; ("class",) models give a tensor, others a dict with these keys.
-            `training.heads` says what each is trained towards.
-        loss_weights: the share of each head's loss, in the order of `heads`, unless the training says otherwise.
+        heads: names of the outputs, `class` first; ("class",) models return a tensor, others a dict with these keys.
+            `training.heads` defines their targets.
+        loss_weights: default weight of each head's loss, in the order of `heads`.
     """
 
     builder: str
@@ -90,12 +90,12 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """The model's name: that of its builder, and its key in the registry."""
+        """The name of its builder, and its key in the registry."""
         return self.builder.split(":")[1]
 
     @property
     def import_needed(self) -> str | None:
-        """The module to import before `keras.models.load_model` opens the saved model; None where Keras is enough."""
+        """The module to import before `keras.models.load_model` opens the saved model; None if Keras is enough."""
         module = self.builder.split(":")[0]
         return module if module == "models.subclassed" else None
 
@@ -138,8 +138,8 @@ _OWT_FILE = _torch_file("alexnet-owt-7be5be79.pth", "torch_alexnet")
 _RESNET18 = _torch_file("resnet18-f37072fd.pth", "torch_resnet")
 _RESNET34 = _torch_file("resnet34-b627a593.pth", "torch_resnet")
 
-# The columns: name; builder; paper; image size and the smallest one that works, in px; channels; preprocessing; exact
-# number of parameters, for 1,000 classes or those named; then what only some models have.
+# The columns: name; builder; paper; default and smallest image size, in px; channels; preprocessing; exact number of
+# parameters, for 1,000 classes unless `classes` is given; then what only some models have.
 # fmt: off
 REGISTRY: dict[str, ModelSpec] = {
     "lenet5":      ModelSpec("models.lenet:lenet5",        _LENET,      32,  16, 1, "lecun", 61_706, classes=10),
@@ -172,7 +172,7 @@ __getattr__ = startup.lazy(
 
 
 def find(name: str) -> ModelSpec:
-    """The row of the registry for `name`; raises `UserError` with the known names when there is none."""
+    """The row of the registry for `name`; raises `UserError` with the known names if there is none."""
     if name not in REGISTRY:
         raise UserError(
             f"--model must be one of {', '.join(sorted(REGISTRY))}. Received: --model={name}."
@@ -186,25 +186,25 @@ def build(name: str, num_classes: int, *, image_size: int | None = None, transfe
 
     The input is `pixels`: RGB (or gray, see `ModelSpec.channels`) in 0-255, uint8 or float, of shape
     (batch, image_size, image_size, channels). The model has three named layers: `preprocessing`, `backbone`, `head`.
-    It gives logits, always float32: (batch, 1) for two classes (positive means class 1), else (batch, num_classes).
-    With several heads (`ModelSpec.heads`) it gives a dict by their names: `class` (those logits) and the others.
+    It returns logits, always float32: (batch, 1) for two classes (positive: class 1), else (batch, num_classes).
+    With several heads (`ModelSpec.heads`) it returns a dict by name: `class` (those logits) and the others.
 
     Args:
         name: a key of `REGISTRY`.
         num_classes: at least 2.
-        image_size: height and width in px; None takes the model's own.
-        transfer: for a backbone with pretrained weights. Its BatchNorm layers use their stored statistics forever,
-            also while fine-tuning (the batches of a few hundred new images must not overwrite the statistics of a
-            million; gamma and beta train), and VGG16 and SqueezeNet get a head that suits few images: global average
-            pooling and one dense layer. Other networks are the same with and without.
+        image_size: height and width in px; None for the model's default.
+        transfer: for a backbone with pretrained weights. Its BatchNorm layers always use their stored statistics, even
+            while fine-tuning (batches of a few hundred new images must not overwrite the statistics of a million; gamma
+            and beta train), and VGG16 and SqueezeNet get a head for few images: global average pooling and one dense
+            layer. Other networks do not change.
 
     Raises:
-        UserError: for an unknown name, fewer than two classes, or images that are too small.
+        UserError: for an unknown name, fewer than two classes, or too small an image size.
     """
     spec = find(name)
     image_size = spec.image_size if image_size is None else image_size
     if num_classes < 2:
-        raise UserError(f"A classifier needs at least 2 classes. Received: {num_classes}")
+        raise UserError(f"`num_classes` must be at least 2. Received: {num_classes}.")
     check_image_size(name, image_size)
     startup.load_tensorflow()
     module, function = spec.builder.split(":")
@@ -212,7 +212,7 @@ def build(name: str, num_classes: int, *, image_size: int | None = None, transfe
 
 
 def check_image_size(name: str, image_size: int) -> None:
-    """Raises `UserError` for images of which the strides of the network `name` would leave nothing."""
+    """Raises `UserError` if `image_size` (px) is too small for the network `name`."""
     spec = find(name)
     if image_size < spec.min_image_size:
         raise UserError(

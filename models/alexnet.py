@@ -43,20 +43,20 @@ def alexnet(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) 
     """AlexNet with the widths of 2012, ungrouped: 62,378,344 weights for 1,000 classes.
 
     As in the paper: local response normalization (k 2, n 5, alpha 1e-4, beta 0.75) after the ReLU of conv1 and conv2,
-    overlapping 3x3 max pooling of stride 2, dropout 0.5 after fc6 and fc7. Against it: one GPU, so every convolution
+    overlapping 3x3 max pooling of stride 2, dropout 0.5 after fc6 and fc7. Unlike it: one GPU, so every convolution
     sees all maps (two groups would have 60,965,224 weights); 227 px with an unpadded conv1, which gives the 55x55
-    maps of the paper's figure 2 (its "224" does not); He initialization and biases of 0 in place of N(0, 0.01) and
-    1; pixels in -1 to 1 in place of minus the mean.
+    maps of the paper's figure 2 (its "224" does not); He initialization and biases of 0 instead of N(0, 0.01) and
+    1; pixels in -1 to 1 instead of minus the mean.
     """
     features = backbone(image_size, spec.channels, ALEXNET_2012, dense_units=4096, dropout_first=False)
     return compose(spec, image_size, features, linear_head(features, num_classes))
 
 
 def alexnet_owt(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) -> keras.Model:
-    """AlexNet with the widths of 2014, as torchvision has it: 61,100,840 weights for 1,000 classes, 224 px.
+    """AlexNet with the widths of 2014, as in torchvision: 61,100,840 weights for 1,000 classes, 224 px.
 
     Convolutions with bias, no response normalization; conv1 of stride 4 padded by 2, the others to `same`; 3x3 max
-    pooling of stride 2; dropout 0.5 before fc6 and fc7; maps averaged to 6x6 where the image is not of 224 px (torch's
+    pooling of stride 2; dropout 0.5 before fc6 and fc7; maps averaged to 6x6 if the image is not 224 px (torch's
     adaptive pooling). RGB normalized by the mean and deviation of ImageNet. fc6 and fc7 belong to the backbone.
     """
     features = backbone(image_size, spec.channels, ALEXNET_OWT, dense_units=4096, dropout_first=True, maps=6)
@@ -71,7 +71,7 @@ def backbone(
     dropout_first: bool,
     maps: int | None = None,
 ) -> keras.Model:
-    """Convolutions, then fc6 and fc7; `maps` is the height and width that fc6 needs (None: whatever there is)."""
+    """Convolutions, then fc6 and fc7; `maps` is the height and width that fc6 needs (None: any)."""
     inputs = x = keras.Input((image_size, image_size, channels), name="preprocessed")
     for i, convolution in enumerate(convolutions, start=1):
         x = _convolve(x, convolution, i)
@@ -86,7 +86,7 @@ def backbone(
 
 
 def _convolve(x: keras.KerasTensor, convolution: Convolution, i: int) -> keras.KerasTensor:
-    # Padding inside the convolution costs no copy; Keras offers it where it leaves the maps' size as it is.
+    # Padding inside the convolution saves a copy; Keras offers it only if it keeps the maps' size.
     same = convolution.stride == 1 and convolution.padding == convolution.size // 2
     if convolution.padding and not same:
         x = layers.ZeroPadding2D(convolution.padding, name=f"conv{i}_pad")(x)

@@ -1,8 +1,8 @@
-"""Fetching published weights once, checked against their publisher's checksum, into Keras's own cache.
+"""Fetches published weights once into Keras's own cache, checked against their publisher's checksum.
 
-`keras.utils.get_file` fetches; ours is what it lacks (Keras 3.15): an error within seconds where there is no network or
-no answer, checksums of which only eight digits are published, and never leaving a wrong file behind, also where two
-processes fetch the same.
+`keras.utils.get_file` fetches; this adds what it lacks (Keras 3.15): an error within seconds without a network or an
+answer, checksums of which only eight digits are published, and never leaving a wrong file behind, even if two
+processes fetch the same one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import keras
 from errors import UserError
 from models import ModelSpec, PublishedFile
 
-# Together they stay well under the 30 seconds within which an offline user must hear of it.
+# Together well under the 30 seconds within which an offline user must get an error.
 ANSWER_SECONDS = 10.0
 STALL_SECONDS = 15.0
 
 
 def check(spec: ModelSpec) -> None:
-    """Finds out whether `fetch` could give the backbone's file, without fetching it.
+    """Checks that `fetch` can get the backbone's file, without fetching it.
 
     Raises:
         UserError: it is not in the cache, and the server can't be reached.
@@ -43,12 +43,12 @@ def fetch(spec: ModelSpec, include_head: bool) -> pathlib.Path:
     """The path of the model's published file, fetched if it is not in the cache.
 
     Raises:
-        UserError: nothing is published, the server can't be reached, or what came has another checksum.
+        UserError: nothing is published, the server can't be reached, or the checksum is wrong.
     """
     if spec.weights is None:
         raise UserError(
-            f"--weights=imagenet: no weights that fit are published for --model={spec.name}. "
-            "Pass --weights=PATH to a file of your own, or --weights=none to start from random weights."
+            f"--weights=imagenet: no matching weights are published for --model={spec.name}. "
+            "Pass --weights=PATH to a file of yours, or --weights=none to start from random weights."
         )
     file = spec.weights.full if include_head else spec.weights.backbone
     for folder in cache_folders():
@@ -56,7 +56,7 @@ def fetch(spec: ModelSpec, include_head: bool) -> pathlib.Path:
             return folder / file.file_name
     _check_reachable(spec, file)
     target = next(filter(_is_writable, cache_folders())) / file.file_name
-    # Beside its place, where another process that fetches it, too, doesn't meet it.
+    # Beside its place, where other processes that fetch it don't find it.
     with tempfile.TemporaryDirectory(dir=target.parent) as beside:
         try:
             with _stalls_end(STALL_SECONDS):
@@ -65,13 +65,13 @@ def fetch(spec: ModelSpec, include_head: bool) -> pathlib.Path:
             raise UserError(_advice(spec, file, str(problem))) from problem
         fetched = pathlib.Path(beside, file.file_name)
         if not _is_right(fetched, file):
-            raise UserError(_advice(spec, file, "what came has another checksum"))
+            raise UserError(_advice(spec, file, "its checksum is wrong"))
         fetched.replace(target)
     return target
 
 
 def cache_folders() -> list[pathlib.Path]:
-    """Where keras.applications keeps its files too, best first: $KERAS_HOME or ~/.keras, else the temporary folder."""
+    """The folders of keras.applications, best first: in $KERAS_HOME or ~/.keras, else in the temporary folder."""
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
     return [home / "models", pathlib.Path(tempfile.gettempdir()) / ".keras" / "models"]
 
@@ -96,7 +96,7 @@ def _is_right(path: pathlib.Path, file: PublishedFile) -> bool:
 
 
 def _check_reachable(spec: ModelSpec, file: PublishedFile) -> None:
-    """Asks the server for the file's header in a thread: no socket timeout bounds a name server's silence."""
+    """Sends a HEAD request in a thread: no socket timeout covers a name server that doesn't answer."""
     problems: list[str] = [f"no answer within {ANSWER_SECONDS:.0f} seconds"]
 
     def ask() -> None:
@@ -106,7 +106,7 @@ def _check_reachable(spec: ModelSpec, file: PublishedFile) -> None:
                 problems.clear()
         except urllib.error.HTTPError as problem:
             problems[0] = f"the server answers {problem.code} {problem.reason}"
-        except Exception as problem:  # Any would else end as a traceback of the thread.
+        except Exception as problem:  # Otherwise the thread would print a traceback.
             problems[0] = str(getattr(problem, "reason", problem))
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -118,7 +118,7 @@ def _check_reachable(spec: ModelSpec, file: PublishedFile) -> None:
 
 @contextlib.contextmanager
 def _stalls_end(seconds: float) -> Iterator[None]:
-    """Makes a connection that says nothing for so long an error; `get_file` itself would wait forever."""
+    """Makes connections fail that stall for `seconds`; `get_file` itself would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -131,6 +131,6 @@ def _advice(spec: ModelSpec, file: PublishedFile, problem: str) -> str:
     kind = {"md5": "md5", "sha256": "sha256 starting with"}[_algorithm(file)]
     return (
         f"--weights=imagenet: the weights of --model={spec.name} could not be fetched ({problem}). "
-        f"Fetch {file.url} ({kind} {file.checksum}) where there is a network and put it at "
+        f"Fetch {file.url} ({kind} {file.checksum}) on a machine with a network and put it at "
         f"{cache_folders()[0] / file.file_name}, or pass its path with --weights=PATH; --weights=none needs no file."
     )

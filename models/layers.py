@@ -1,7 +1,7 @@
-"""What every network is put together from: preprocessing, layers that Keras lacks, heads, and freezing.
+"""Building blocks of the networks: preprocessing, layers that Keras lacks, heads, and freezing.
 
-All of it is made of Keras's own layers and operations, so that `keras.models.load_model` opens a saved network without
-this project.
+They consist of Keras's own layers and operations, so that `keras.models.load_model` opens a saved network without this
+project.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Mode:
 
 
 MODES: dict[str, Mode] = {
-    # What Caffe's ImageNet networks were trained on, and so VGG16, ResNet50 and SqueezeNet in Keras.
+    # Caffe's ImageNet networks were trained with it, and so were VGG16, ResNet50 and SqueezeNet in Keras.
     "caffe": Mode(mean=(103.939, 116.779, 123.68), scale=(1.0, 1.0, 1.0), bgr=True),
     # torchvision's: 0-1, then the mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225) of ImageNet.
     "torch": Mode(mean=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375)),
@@ -36,12 +36,12 @@ MODES: dict[str, Mode] = {
     # For networks trained from scratch only: -1 to 1, for any number of channels.
     "centered": Mode(mean=(127.5,), scale=(127.5,)),
 }
-# The standard deviation of what "caffe" gives: measured 63 to 66 on photographs of cats and dogs.
+# The standard deviation after "caffe": measured 63 to 66 on photographs of cats and dogs.
 _CAFFE_DEVIATION = 65.0
 
 
 def preprocessing(mode: str, shape: tuple[int, int, int]) -> keras.Model:
-    """The model `preprocessing`: pixels in 0-255, uint8 or float, to what the backbone was trained on, in float32.
+    """The model `preprocessing`: from pixels in 0-255, uint8 or float, to the backbone's float32 inputs.
 
     Args:
         mode: a key of `MODES`.
@@ -68,8 +68,8 @@ def preprocessing(mode: str, shape: tuple[int, int, int]) -> keras.Model:
 def first_kernel_initializer(mode: str) -> keras.initializers.Initializer:
     """He initialization for the layer that sees preprocessed pixels.
 
-    Without BatchNorm every further layer hands on the scale of the first one: pixels of plus and minus a hundred would
-    start the training with logits, and a loss, in the hundreds.
+    Without BatchNorm, later layers keep the scale of the first one: pixels of plus and minus a hundred would start the
+    training with logits, and a loss, in the hundreds.
     """
     deviation = _CAFFE_DEVIATION if mode == "caffe" else 1.0
     return keras.initializers.VarianceScaling(2.0 / deviation**2)
@@ -78,9 +78,9 @@ def first_kernel_initializer(mode: str) -> keras.initializers.Initializer:
 def batch_normalization(transfer: bool, **kwargs: Any) -> keras.layers.BatchNormalization:
     """BatchNorm for a backbone: momentum 0.9, or 1 with `transfer`, so that no batch ever changes its statistics.
 
-    With Keras's own 0.99 the statistics of a short training lag for epochs. Keras 3.15 passes a model's `training` on
-    to all of its layers, also to those that the graph calls with `training=False`; so it is the momentum, which is
-    saved with the model, that tells `unfreeze_backbone` which layers use their statistics forever.
+    With Keras's default of 0.99, the statistics of a short training lag for epochs. Keras 3.15 passes a model's
+    `training` to all of its layers, even those that the graph calls with `training=False`; so the momentum, which is
+    saved with the model, tells `unfreeze_backbone` which layers always use their stored statistics.
     """
     return layers.BatchNormalization(momentum=1.0 if transfer else 0.9, **kwargs)
 
@@ -92,10 +92,10 @@ def local_response_normalization(x: keras.KerasTensor, name: str) -> keras.Keras
 
     Args:
         x: feature maps (batch, height, width, maps).
-        name: of the model that this becomes.
+        name: of the resulting sub-model.
     """
     numbers = np.arange(x.shape[-1])
-    # As a product of matrices the sum takes a fifth of the time of TensorFlow's own kernel on a CPU.
+    # On a CPU, the sum as a matrix product takes a fifth of the time of TensorFlow's own kernel.
     is_near = (np.abs(numbers[:, np.newaxis] - numbers) <= 2).astype("float32")
     maps = keras.Input(x.shape[1:], dtype=x.dtype, name="maps")
     values = ops.cast(maps, "float32")
@@ -104,7 +104,7 @@ def local_response_normalization(x: keras.KerasTensor, name: str) -> keras.Keras
 
 
 def _with_stable_names(model: keras.Model) -> keras.Model:
-    """Names operations by their place in the model; Keras numbers them per process, and equal models would differ."""
+    """Names operations by position in the model; Keras numbers them per process, so equal models would differ."""
     for i, operation in enumerate(model.operations):
         if not isinstance(operation, keras.Layer):
             operation.name = f"{type(operation).__name__.lower()}_{i}"
@@ -112,7 +112,7 @@ def _with_stable_names(model: keras.Model) -> keras.Model:
 
 
 def adaptive_mean(x: keras.KerasTensor, size: int) -> keras.KerasTensor:
-    """Means over windows that cover the maps evenly, as torch's AdaptiveAvgPool2d.
+    """Means over windows that cover the maps evenly, like torch's AdaptiveAvgPool2d.
 
     Window i of n covers rows floor(i h / n) up to ceil((i + 1) h / n).
 
@@ -121,7 +121,7 @@ def adaptive_mean(x: keras.KerasTensor, size: int) -> keras.KerasTensor:
         size: height and width of the result.
     """
     if x.shape[1] == 1:
-        # Keras 3.15's AdaptiveAveragePooling2D fails there.
+        # Keras 3.15's AdaptiveAveragePooling2D fails here.
         return layers.UpSampling2D(size, name="adaptive_pool")(x)
     return layers.AdaptiveAveragePooling2D(size, name="adaptive_pool")(x)
 
@@ -144,7 +144,7 @@ def pooled_head(backbone: keras.Model, num_classes: int) -> keras.Model:
 def convolutional_head(backbone: keras.Model, num_classes: int) -> keras.Model:
     """SqueezeNet's: dropout 0.5 -> 1x1 convolution `conv10` -> ReLU -> mean over height and width -> logits.
 
-    A single logit goes without the ReLU, under which it could never be negative: class 0 could not be predicted.
+    A single logit has no ReLU, with which it could never be negative: class 0 could not be predicted.
     """
     logits = num_logits(num_classes)
     activation = None if logits == 1 else "relu"
@@ -163,7 +163,7 @@ def fully_connected_head(backbone: keras.Model, num_classes: int, units: int = 4
 
 
 def _predictions(num_classes: int) -> keras.layers.Layer:
-    # In float32 also under mixed precision: the 8 bits of a bfloat16 logit are too few for a loss.
+    # In float32 even under mixed precision: the 8 bits of a bfloat16 logit are too few for a loss.
     return layers.Dense(num_logits(num_classes), name="predictions", dtype="float32")
 
 
@@ -181,23 +181,23 @@ def compose(spec: ModelSpec, image_size: int, backbone: keras.Model, head: keras
 
 
 def freeze_backbone(model: keras.Model) -> None:
-    """Stops every weight and statistic of the backbone. Compile the model again afterwards, and fit `frozen(model)`."""
+    """Freezes every weight and statistic of the backbone. Recompile the model afterwards, and fit `frozen(model)`."""
     backbone = model.get_layer("backbone")
     backbone.trainable = False
     for layer in _fixed_batch_normalizations(backbone):
-        # TensorFlow skips the assignment of a value that an attribute has, and with it what Keras does on assignment.
+        # TensorFlow skips assigning an attribute its present value, and with it what Keras does on assignment.
         layer.gamma.trainable = layer.beta.trainable = False
 
 
 def unfreeze_backbone(model: keras.Model) -> None:
-    """Lets every weight of the backbone train. Compile the model again afterwards.
+    """Makes every weight of the backbone trainable. Recompile the model afterwards.
 
-    Built with `transfer=True`, its BatchNorm statistics stay in use, and as they are; gamma and beta train.
+    If built with `transfer=True`, BatchNorm still uses its stored statistics, unchanged; gamma and beta train.
     """
     backbone = model.get_layer("backbone")
     backbone.trainable = True
     for layer in _fixed_batch_normalizations(backbone):
-        # Keras uses the statistics of a layer that isn't trainable; its variables may be all the same.
+        # Keras uses the stored statistics of a layer that isn't trainable; its variables may be.
         layer.trainable = False
         layer.gamma.trainable = layer.beta.trainable = True
 
@@ -211,8 +211,8 @@ def _fixed_batch_normalizations(backbone: keras.Model) -> list[keras.layers.Batc
 def frozen(model: keras.Model) -> keras.Model:
     """A model to fit while the backbone is frozen: `model` without the dropout in its backbone, sharing all weights.
 
-    Keras turns the BatchNorm of a frozen backbone off, but not its dropout: features would differ at every step. Gives
-    `model` itself where there is none.
+    Keras runs the BatchNorm of a frozen backbone in inference mode, but not its dropout: features would differ at every
+    step. Returns `model` itself if there is none.
     """
     backbone = model.get_layer("backbone")
     if not any(isinstance(layer, layers.Dropout) for layer in backbone.layers):
@@ -237,11 +237,11 @@ _NOT_EVIDENCE = (
 
 
 def last_convolution(model: keras.Model) -> str | None:
-    """The name of the layer, inside the backbone, that gives the last feature maps before any pooling.
+    """The name of the layer, inside the backbone, with the last feature maps before the final pooling.
 
-    That is the map that Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) weighs: after the activation, and after
-    the sum or concatenation of a block's branches (`conv5_block3_out`, `fire9_concat`), not one branch of them.
-    Use it as `model.get_layer("backbone").get_layer(name)`. None where nothing is convolutional.
+    Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) weights these maps: after the activation, and after the sum or
+    concatenation of a block's branches (`conv5_block3_out`, `fire9_concat`), not one of the branches.
+    Use it as `model.get_layer("backbone").get_layer(name)`. None without a convolution.
     """
     backbone = model.get_layer("backbone")
     if not any(isinstance(layer, layers.Conv2D) for layer in backbone.layers):

@@ -15,10 +15,10 @@ DENSE = (("c5", 120), ("f6", 84))
 def lenet5(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) -> keras.Model:
     """LeNet-5 in its modern form: 61,706 weights for ten classes of 32 px gray images.
 
-    Against the paper: C3 sees all six maps (the paper's table I connects a part of them), S2 and S4 are plain means
+    Unlike the paper: C3 sees all six maps (the paper's table I connects some of them), S2 and S4 are plain means
     (the paper gives them a weight and a bias), plain tanh (the paper scales it: 1.7159 tanh(2/3 a)), and a linear
-    layer with logits in place of the radial-basis output. C5, a 5x5 convolution over 5x5 maps, is written as the
-    dense layer that it is. Pixels from -0.1 to 1.175, as in the paper. Unpadded 5x5 convolutions of stride 1 with
+    layer with logits instead of the radial-basis output. C5, a 5x5 convolution over 5x5 maps, is written as the
+    equivalent dense layer. Pixels from -0.1 to 1.175, as in the paper. Unpadded 5x5 convolutions of stride 1 with
     bias, means over 2x2 of stride 2; Glorot initialization.
     """
     features = backbone(image_size, spec.channels, CONVOLUTIONS, DENSE)

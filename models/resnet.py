@@ -1,16 +1,16 @@
 """Residual networks, version 1 (He et al. 2015, arXiv:1512.03385, table 1).
 
-Two families of published weights exist, and they are two networks:
+There are two families of published weights, for two different networks:
 
-- ResNet-18 and 34 as torchvision has them: convolutions without bias, BatchNorm epsilon 1e-5, RGB normalized by the
+- ResNet-18 and 34 as in torchvision: convolutions without bias, BatchNorm epsilon 1e-5, RGB normalized by the
   mean and deviation of ImageNet; a stride of 2 sits on the first 3x3 convolution of a block, padded by 1 on every
   side; no projection in the first stage, where the shape does not change.
-- ResNet-50, 101 and 152 as keras.applications has them (from the paper's Caffe files): convolutions with bias,
+- ResNet-50, 101 and 152 as in keras.applications (from the paper's Caffe files): convolutions with bias,
   epsilon 1.001e-5, BGR minus the Caffe means; version 1 puts the stride on the first 1x1 convolution of a block (1.5
   puts it on the 3x3), and the first block of every stage projects.
 
-Everything else is one network: layer names as in keras.applications (`conv2_block1_1_conv`, ...), He initialization,
-BatchNorm momentum 0.9 (which torch writes as 0.1). The head is global average pooling and one dense layer.
+Everything else is the same: layer names as in keras.applications (`conv2_block1_1_conv`, ...), He initialization,
+BatchNorm momentum 0.9 (0.1 in torch's notation). The head is global average pooling and one dense layer.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from models.layers import batch_normalization, compose, pooled_head
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """What tells one ResNet from another.
+    """What distinguishes the ResNets.
 
     Attributes:
         repeats: blocks in each stage.
-        bottleneck: blocks of 1x1, 3x3, 1x1 (four times wider) convolutions in place of two 3x3.
+        bottleneck: blocks of 1x1, 3x3, 1x1 (four times wider) convolutions instead of two 3x3.
         bias: whether convolutions have one.
         epsilon: of BatchNorm.
         filters: of the stem and the first stage; each further stage has twice as many.
-        transfer: whether BatchNorm keeps its statistics forever.
+        transfer: whether BatchNorm keeps its statistics.
     """
 
     repeats: tuple[int, ...]
@@ -98,7 +98,7 @@ def backbone(image_size: int, channels: int, design: Design) -> keras.Model:
 
 
 def _block(x: keras.KerasTensor, design: Design, filters: int, stride: int, name: str) -> keras.KerasTensor:
-    """(size, filters) of each convolution by the design; the shortcut projects where the shape changes."""
+    """A residual block; its shortcut is a projection where the shape changes."""
     plan = [(1, filters), (3, filters), (1, 4 * filters)] if design.bottleneck else [(3, filters), (3, filters)]
     shortcut = x
     if stride != 1 or x.shape[-1] != plan[-1][1]:
@@ -108,7 +108,7 @@ def _block(x: keras.KerasTensor, design: Design, filters: int, stride: int, name
             x = layers.Activation("relu", name=f"{name}_{i - 1}_relu")(x)
         step = stride if i == 1 else 1
         if size > 1 and step > 1:
-            # `same` would pad only below and to the right here; torch pads all round.
+            # `same` would pad only below and to the right here; torch pads every side.
             x = layers.ZeroPadding2D(size // 2, name=f"{name}_{i}_pad")(x)
         padding = "valid" if step > 1 else "same"
         x = _convolution(x, design, width, size, step, f"{name}_{i}", padding)

@@ -1,4 +1,4 @@
-"""Reading a SavedModel from anywhere: its graph is a program, so what it may do is checked before it is loaded."""
+"""Loads SavedModels from untrusted places: a graph is a program, so its operations are checked first."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 from errors import UserError
 
 _GRAPH = "saved_model.pb"
-# Other forms of the graph, which TensorFlow would read in its place.
+# Other forms of the graph, which TensorFlow would read instead.
 _OTHER_GRAPHS = ("saved_model.cpb", "saved_model.pbtxt")
 
-# Operations that read or write files, talk to other machines, or run code which the graph doesn't show.
+# Operations that read or write files, talk to other machines, or run code outside the graph.
 _REACHING_OUT = re.compile(
     r"File|PyFunc|Reader|Record|TextLine|CSVDataset|SqlDataset|LMDB|Snapshot|CacheDataset|Save|Restore|Checkpoint|"
     r"Summary|Import|Print|Debug|Rpc|Remote|DataService|Recv|Send|Collective|Bigtable|BigQuery|Vocab|^Load|Dump|"
@@ -26,7 +26,7 @@ _REACHING_OUT = re.compile(
 
 
 def load(folder: str) -> Any:
-    """What `tf.saved_model.load` gives.
+    """Checks a SavedModel and loads it by `tf.saved_model.load`.
 
     Args:
         folder: holds `saved_model.pb` and its variables.
@@ -47,16 +47,16 @@ def load(folder: str) -> Any:
 
 
 def versions(base: str) -> list[int]:
-    """The numbered folders in `base`, as TensorFlow Serving expects them, ascending; none where there is no `base`."""
+    """The numbered folders in `base`, as TensorFlow Serving expects them, ascending; none if there is no `base`."""
     if not tf.io.gfile.isdir(base):
         return []
-    # Of local folders TensorFlow lists none in which a name isn't UTF-8.
+    # TensorFlow can't list local folders in which a name isn't UTF-8.
     names = [name.rstrip("/") for name in (tf.io.gfile.listdir(base) if "://" in base else os.listdir(base))]
     return sorted(int(name) for name in names if name.isdecimal() and tf.io.gfile.isdir(os.path.join(base, name)))
 
 
 def newest(folder: str) -> str:
-    """The highest version in `folder`, or `folder` itself where it holds none."""
+    """The highest version in `folder`, or `folder` itself if it holds none."""
     numbers = versions(folder)
     return os.path.join(folder, str(numbers[-1])) if numbers else folder
 
@@ -100,9 +100,9 @@ def _read(folder: str) -> saved_model_pb2.SavedModel:
             saved = saved_model_pb2.SavedModel.FromString(file.read())
     except (OSError, tf.errors.OpError, DecodeError) as problem:
         raise _unreadable(folder, f"{_GRAPH} is missing or damaged") from problem
-    # TensorFlow would run all of an older one's graph at once.
+    # TensorFlow would run an older model's whole graph at once.
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):
-        raise _unreadable(folder, "it is not of TensorFlow 2")
+        raise _unreadable(folder, "TensorFlow 2 did not write it")
     return saved
 
 

@@ -8,7 +8,7 @@ from keras import layers
 from models import ModelSpec
 from models.layers import compose, convolutional_head, first_kernel_initializer, pooled_head
 
-# A fire module is (name, squeeze filters, filters of each of the two expansions); a pooling is its name alone.
+# A fire module is (name, squeeze filters, filters of each of the two expansions); a pooling layer is (name,).
 SQUEEZENET_1_1 = (
     ("pool1",),
     ("fire2", 16, 64),
@@ -32,10 +32,10 @@ def squeezenet(spec: ModelSpec, num_classes: int, image_size: int, transfer: boo
     As in the Caffe original and its Keras conversion: an unpadded first convolution of 3x3, stride 2 (1.0 has 7x7
     and 96 filters), unpadded 3x3 max pooling of stride 2 after conv1, fire3 and fire5, fire modules padded to `same`,
     convolutions with bias, BGR minus the Caffe means.
-    torchvision's 1.1 pads differently and takes RGB in 0-1: its weights are not for this network.
+    torchvision's 1.1 pads differently and takes RGB in 0-1: its weights don't fit this network.
     Layer names are the published file's with `_` for `/`.
 
-    With `transfer` the head is global average pooling of fire9 and one dense layer in place of `conv10`.
+    With `transfer` the head is global average pooling of fire9 and one dense layer instead of `conv10`.
     """
     features = backbone(image_size, spec.channels, 64, SQUEEZENET_1_1)
     head = pooled_head if transfer else convolutional_head

@@ -33,7 +33,7 @@ def multitask(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool
 
 
 class ThreePartModel(keras.Model):
-    """Preprocessing, backbone and head, built in the constructor; a subclass says what the last two are.
+    """Preprocessing, backbone and head, built in the constructor; a subclass defines the last two.
 
     Takes pixels (batch, height, width, channels) in 0-255.
 
@@ -66,7 +66,7 @@ class ThreePartModel(keras.Model):
             "preprocessing_mode": preprocessing_mode,
             "transfer": transfer,
         }
-        height, width, channels = input_size  # A list where it comes from a file.
+        height, width, channels = input_size  # A list when loaded from a file.
         self.preprocessing = preprocessing(preprocessing_mode, (height, width, channels))
         self.backbone = self.make_backbone((height, width, channels), units, transfer)
         self.head = self.make_head(num_classes)
@@ -78,15 +78,15 @@ class ThreePartModel(keras.Model):
         raise NotImplementedError
 
     def make_head(self, num_classes: int) -> keras.Model:
-        """The model named `head`, from the features of `self.backbone` to what the whole model gives."""
+        """The model named `head`, from the features of `self.backbone` to the model's outputs."""
         raise NotImplementedError
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """The parts have had their weights since the constructor; this only says so."""
+        """Marks the model as built; the constructor has made all weights."""
         self.built = True
 
     def call(self, pixels: Any, training: bool | None = None) -> Any:
-        """Pixels to what the head gives."""
+        """From pixels to the head's outputs."""
         features = self.backbone(self.preprocessing(pixels), training=training)
         return self.head(features, training=training)
 
@@ -99,7 +99,7 @@ class ThreePartModel(keras.Model):
 class BatchNormMLP(ThreePartModel):
     """Dense layers without bias, each followed by BatchNorm and ReLU, then logits (Ioffe and Szegedy 2015).
 
-    BatchNorm's beta takes the place of the bias. Epsilon 1e-3, Keras's. The arguments are those of `ThreePartModel`.
+    BatchNorm's beta replaces the bias; epsilon is Keras's 1e-3. Takes the arguments of `ThreePartModel`.
     """
 
     def make_backbone(self, input_size: tuple[int, int, int], units: tuple[int, ...], transfer: bool) -> keras.Model:
@@ -123,7 +123,7 @@ class BatchNormMLP(ThreePartModel):
 class MultiTaskNet(ThreePartModel):
     """A shared trunk of dense layers with ReLU, and two heads: the class and the brightness (Caruana 1997).
 
-    Gives {"class": float32 logits, "brightness": (batch, 1) in 0-1}. The arguments are those of `ThreePartModel`.
+    Returns {"class": float32 logits, "brightness": (batch, 1) in 0-1}. Takes the arguments of `ThreePartModel`.
     """
 
     def make_backbone(self, input_size: tuple[int, int, int], units: tuple[int, ...], transfer: bool) -> keras.Model:
@@ -131,12 +131,11 @@ class MultiTaskNet(ThreePartModel):
         return mlp.backbone(input_size[0], input_size[-1], units, dtype=self.dtype_policy)
 
     def make_head(self, num_classes: int) -> keras.Model:
-        """Features to a dict of both heads' values, by name.
+        """From features to a dict of both heads' outputs, by name.
 
-        The brightness begins as 0.5 for every image, from weights of 0. Random ones begin with differences between
-        images that have nothing to do with it, and beside a class loss some 20 times as steep these are unlearned
-        slowly: 4 epochs on cats and dogs left a mean error of 0.058 on new images, against 0.016 from zeros. A
-        constant has 0.077.
+        Brightness starts at 0.5 for every image, from weights of 0. Random weights start with unrelated differences
+        between images, which are unlearned slowly beside a class loss some 20 times as steep: after 4 epochs on cats
+        and dogs, the mean error on new images was 0.058, against 0.016 from zeros. A constant has 0.077.
         """
         features = keras.Input(self.backbone.output_shape[1:], name="features")
         logits = layers.Dense(num_logits(num_classes), name="class_logits", dtype="float32")(features)

@@ -18,11 +18,11 @@ def vgg16(spec: ModelSpec, num_classes: int, image_size: int, transfer: bool) ->
     As in keras.applications: 3x3 convolutions padded to `same` of stride 1 with bias and ReLU, 2x2 max pooling of
     stride 2, BGR minus the Caffe means, layer names `block1_conv1`, ...
     The head has the paper's dropout of 0.5 after `fc1` and `fc2`, which keras.applications leaves out; it changes
-    no logit. He initialization, without which sixteen layers without BatchNorm don't start to learn (the paper
-    initialized them from a smaller network).
+    no logit at inference. He initialization: sixteen layers without BatchNorm don't start to learn without it (the
+    paper initialized them from a smaller network).
 
-    With `transfer` the head is global average pooling and one dense layer in place of the 124 million weights of the
-    fully connected one.
+    With `transfer` the head is global average pooling and one dense layer instead of the fully connected one with its
+    124 million weights.
     """
     features = backbone(image_size, spec.channels, VGG16)
     head = pooled_head if transfer else fully_connected_head

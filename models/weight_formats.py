@@ -1,6 +1,6 @@
-"""Weight files of several formats, read into one form: layer name -> its tensors, in the layer's own order.
+"""Reads weight files of several formats into one form: layer name -> its tensors, in the layer's order.
 
-Files come from strangers: tensors are read only once their shapes are known to fit, and pickles are left to
+Files are untrusted: tensors are read only once their shapes are known to fit, and pickles only by
 `torch.load(weights_only=True)`. Keras refuses links to other files in HDF5, and tensors that claim to be far larger
 than what is stored.
 """
@@ -28,7 +28,7 @@ Tensors = dict[str, list[Any]]
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 _LARGEST_SMALL_ARCHIVE, _LARGEST_RATIO = 1 << 25, 10
-# What h5py raises at damage inside a file.
+# What h5py raises for a damaged file.
 _DAMAGE = (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 # Per layout: (pattern of torchvision's module name, our layer's name). Stages and blocks count from one here, and our
@@ -61,12 +61,12 @@ _FLATTENED = {"fc6": (256, 6, 6)}
 
 
 class BadFileError(Exception):
-    """What is wrong with a weight file, in words that finish the sentence "it can't be used: ..."."""
+    """What is wrong with a weight file, in words that complete "it can't be used: ..."."""
 
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path, layout: str | None) -> Iterator[Tensors]:
-    """Gives the tensors of a file while it is open; its first bytes and its name tell the format.
+    """Yields the tensors of a file while it is open; its first bytes and its name tell the format.
 
     Args:
         path: of a `.weights.h5`, a legacy Keras `.h5`, a `.keras` or a torchvision `.pth` file.
@@ -93,7 +93,7 @@ def opened(path: pathlib.Path, layout: str | None) -> Iterator[Tensors]:
 
 
 def described(path: pathlib.Path) -> str:
-    """What a file that is no weight file seems to be."""
+    """Says what a file without weights seems to be."""
     with path.open("rb") as file:
         start = file.read(200)
     if not start:
@@ -110,12 +110,12 @@ def described(path: pathlib.Path) -> str:
         return f'it is a web page or an error message of a server, not weights (it starts with "{words}")'
     # The cut at 200 bytes may have split a letter in two.
     if "\ufffd" not in text[:-1]:
-        return f'it is a text, not weights (it starts with "{words}")'
-    return "its first bytes are of no format that is known here"
+        return f'it is text, not weights (it starts with "{words}")'
+    return "its first bytes match no known format"
 
 
 def check_archive(path: pathlib.Path) -> None:
-    """Raises BadFileError for an archive that unpacks to far more than it is; Keras compresses nothing in its own.
+    """Raises BadFileError for an archive that unpacks to far more than its size; Keras doesn't compress its own.
 
     Keras 3.15 itself refuses such a member only from 4 GiB on.
     """
@@ -141,7 +141,7 @@ def as_array(value: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def _open_archive(path: pathlib.Path) -> Iterator[Any]:
-    """The weights inside a `.keras` archive; its configuration, which could name code, is not looked at."""
+    """The weights inside a `.keras` archive; its configuration, which could name code, is not read."""
     try:
         check_archive(path)
         archive = zipfile.ZipFile(path)
@@ -188,14 +188,14 @@ def _legacy(root: h5py.Group) -> Tensors:
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """A list that HDF5's limit on the size of an attribute may have cut into `attribute0`, `attribute1`, ..."""
+    """A list that HDF5's limit on attribute size may have cut into `attribute0`, `attribute1`, ..."""
     keys = [attribute, *(f"{attribute}{i}" for i in range(len(group.attrs)))]
     chunks = [group.attrs[key] for key in keys if key in group.attrs]
     return [name.decode() if isinstance(name, bytes) else str(name) for chunk in chunks for name in chunk]
 
 
 def _current(root: h5py.Group) -> Tensors:
-    """Keras 3: groups nested like the model, each with a group `vars` that knows its layer's name.
+    """Keras 3: groups nested like the model, each with a group `vars` that holds its layer's name.
 
     Of a whole model of this program, the backbone's and the head's layers; of any other model, all of them.
     """

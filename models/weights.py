@@ -1,4 +1,4 @@
-"""Filling a model with weights from elsewhere (all or nothing), and opening the trained model of a run."""
+"""Loads weight files into a model (all or nothing), and opens the trained model of a run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from models import downloads, weight_formats
 from models.layers import unfreeze_backbone
 from models.weight_formats import BadFileError, Tensors
 
-# Layers of published heads: a file "with top" may hold them though only the backbone is wanted.
+# Layers of published heads: a file "with top" may hold them even if only the backbone is wanted.
 _HEAD_LAYERS = frozenset({"fc1", "fc2", "fc1000", "predictions", "probs", "conv10", "class_logits"})
 _OTHER_NAMES = {"predictions": ("probs", "fc1000")}
 
 
 def load(model: keras.Model, name: str, source: str, *, include_head: bool = False) -> None:
-    """Fills the backbone of `model`, which `models.build(name, ...)` made, and the head where asked.
+    """Loads weights into the backbone of `model`, made by `models.build(name, ...)`, and optionally its head.
 
     Everything is read and compared before the first weight changes.
 
@@ -35,10 +35,10 @@ def load(model: keras.Model, name: str, source: str, *, include_head: bool = Fal
         name: its name in the registry.
         source: `imagenet`, which fetches the published file, or the path (local, `gs://` and so on) of a `.weights.h5`,
             a legacy Keras `.h5`, a `.keras` file, or a torchvision `.pth` (needs torch).
-        include_head: also fill the head; then its shapes must agree (1,000 classes for published files).
+        include_head: also load the head; its shapes must agree (1,000 classes for published files).
 
     Raises:
-        UserError: the file can't be had, is damaged, or is of another network.
+        UserError: the file can't be fetched, is damaged, or is of another network.
     """
     spec = models.find(name)
     path = str(downloads.fetch(spec, include_head)) if source == "imagenet" else source
@@ -58,7 +58,7 @@ def load(model: keras.Model, name: str, source: str, *, include_head: bool = Fal
 
 
 def holds_head(model: keras.Model, name: str, source: str) -> bool:
-    """Whether the file at `source` has every layer of the head of `model`, in its shapes; `load` says what is wrong."""
+    """Whether the file at `source` has every layer of `model`'s head, in its shapes; `load` says what is wrong."""
     spec = models.find(name)
     layout = spec.weights.layout if spec.weights else None
     try:
@@ -73,7 +73,7 @@ def holds_head(model: keras.Model, name: str, source: str) -> bool:
 
 
 def load_trained(path: str | pathlib.Path) -> keras.Model:
-    """Reads a model of a run (`.keras`), not compiled; code in the file is refused, never run.
+    """Loads a run's model (`.keras`), not compiled; code in the file is refused, never run.
 
     Raises:
         UserError: the file is missing, damaged, holds code, or is not a model of this program.
@@ -91,7 +91,7 @@ def load_trained(path: str | pathlib.Path) -> keras.Model:
             f"Reading it failed: {weight_formats.first_line(problem)}. Use another run, or train again."
         ) from problem
     if model.get_layer("backbone").trainable:
-        # Keras saves whether a layer trains, but not which of its variables.
+        # Keras saves whether a layer is trainable, but not which of its variables.
         unfreeze_backbone(model)
     return model
 
@@ -100,14 +100,14 @@ def load_trained(path: str | pathlib.Path) -> keras.Model:
 def local_copy(path: str) -> Iterator[pathlib.Path]:
     """A local path with the content of `path`, for libraries that know local files only (h5py, zipfile).
 
-    A file of another file system, any that `tf.io.gfile` understands, is copied to the temporary folder while the
-    block runs. Where there is no file, the path is of no file either.
+    A remote file, at any path that `tf.io.gfile` supports, is copied to the temporary folder while the block runs. If
+    it doesn't exist, neither does the local one.
     """
     if "://" not in path:
         yield pathlib.Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
-        # The name tells the format.
+        # The name determines the format.
         local = os.path.join(folder, os.path.basename(path.rstrip("/")))
         if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
             tf.io.gfile.copy(path, local)
@@ -128,14 +128,14 @@ def _check_trained(file: pathlib.Path) -> None:
     weight_formats.check_archive(file)
     with zipfile.ZipFile(file) as archive:
         if b'"darkroom>Preprocessing"' in archive.read("config.json"):
-            raise BadFileError("it was written by an earlier version of this program, whose layers are no more")
+            raise BadFileError("it was written by an earlier version of this program, whose layers no longer exist")
 
 
 def _renamed(parts: list[keras.Model], tensors: Tensors) -> Tensors:
-    """Names the layers of a published file, known by its checksum, as we do, should it use older names.
+    """Gives the layers of a published file, verified by its checksum, our names if it uses older ones.
 
-    Keras itself reads these files by the order of their layers, so the order can be relied on; in a stranger's file
-    it can't: the first ResNet50 of Keras has two layers of equal shape the other way round.
+    Keras itself reads these files by the order of their layers, so the order is reliable; in other files it is not: the
+    first ResNet50 of Keras has two layers of equal shape in the other order.
     """
     names = [layer.name for part in parts for layer in layers_with_weights(part)]
     if len(tensors) != len(names) or all(name in tensors for name in names):
@@ -157,7 +157,7 @@ def _matched(parts: list[keras.Model], tensors: Tensors) -> list[tuple[keras.Var
         values = found[name] or []
         expected, received = [tuple(v.shape) for v in layer.weights], [tuple(v.shape) for v in values]
         if expected != received:
-            raise BadFileError(f"layer {name} has weights of shapes {received} there, {expected} in the network")
+            raise BadFileError(f"layer {name} has weights of shapes {received} in it, {expected} in the network")
         pairs.extend(zip(layer.weights, values, strict=True))
     return [(variable, weight_formats.as_array(value)) for variable, value in pairs]
 
@@ -170,7 +170,7 @@ def _tensors_of(name: str, tensors: Tensors) -> list | None:
 
 
 def _differences(layers: Mapping, tensors: Mapping, missing: list[str], extra: list[str]) -> str:
-    parts = [f"it is of another network ({len(tensors)} layers with weights; needed are {len(layers)})"]
+    parts = [f"it is of another network ({len(tensors)} layers with weights; needed: {len(layers)})"]
     if missing:
         parts.append(f"it lacks {_shortened(missing)}")
     if extra:

@@ -63,7 +63,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: pathlib.Path, lines: int, ends: b
     assert (done.returncode, ended) == (2, ends)
     said = done.stderr.removeprefix("to stderr\n")
     assert (
-        said.startswith("Standard output can't be written: No space left on device. Make room")
+        said.startswith("Standard output can't be written: No space left on device. Free some space")
         and said.count("\n") == 1
     )
 

@@ -111,8 +111,8 @@ def test_a_run_is_not_better_than_itself(run: Run, copy: pathlib.Path) -> None:
 def test_wrong_flags_are_answered_at_once_and_in_words(tmp_path: pathlib.Path, imports_told: None) -> None:
     for arguments, message in (
         ((), "needs --run=FOLDER, or --compare"),
-        (("runs/a",), "A run is named by --run=FOLDER"),
-        (("--compare", "runs/a"), "two folders of runs or more"),
+        (("runs/a",), "Runs must be given by --run=FOLDER"),
+        (("--compare", "runs/a"), "two or more run folders"),
         (("--compare", "--run=a", "b", "c"), "none of --run, --data and --export"),
         (("--batch_size=0", "--run=a"), "batch_size"),
         (("--rum=a",), "Unknown command line flag 'rum'"),

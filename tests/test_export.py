@@ -36,9 +36,9 @@ def test_a_run_becomes_the_next_version(run, tmp_path: pathlib.Path) -> None:
 
 def test_wrong_flags_are_answered_at_once_and_in_words(tmp_path: pathlib.Path, imports_told: None) -> None:
     for arguments, message in (
-        ((), "--run must be given. Folder of the run"),
+        ((), "--run must be given. Run folder"),
         ((f"--run={tmp_path}", "extra"), "Received: extra"),
-        ((f"--run={tmp_path}", "--format=tflite", "--version=1"), "belong to --format=saved_model"),
+        ((f"--run={tmp_path}", "--format=tflite", "--version=1"), "need --format=saved_model"),
         ((f"--run={tmp_path}", "--format=torch"), "saved_model|tflite|onnx"),
     ):
         done = export(*arguments)

@@ -168,7 +168,7 @@ def test_the_exit_code_says_whether_every_image_was_answered(run: Run, photos: p
 
 def test_wrong_flags_are_answered_at_once_and_in_words(imports_told: None) -> None:
     for arguments, message in (
-        (("a.jpg",), "--run must be given. Folder of the run"),
+        (("a.jpg",), "--run must be given. Run folder"),
         (("--run=a",), "needs images or folders"),
         (("--run=a", "--format=xml", "b.jpg"), "table|csv|json"),
         (("--run=a", "--top_k=0", "b.jpg"), "top_k"),

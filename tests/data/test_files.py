@@ -65,7 +65,7 @@ def test_any_bytes_survive(tmp_path: pathlib.Path) -> None:
 def test_what_the_user_can_mend_is_one_clear_message(tmp_path: pathlib.Path, error: Exception, reason: str) -> None:
     path = tmp_path / "a.txt"
     path.write_text("before")
-    with pytest.raises(UserError, match=f"a.txt can't be written: {reason}. What stood there before is unchanged"):
+    with pytest.raises(UserError, match=f"a.txt can't be written: {reason}. What was there before is unchanged"):
         with files.replacing(str(path)) as beside:
             pathlib.Path(beside).write_text("half")
             raise error

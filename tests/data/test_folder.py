@@ -61,7 +61,7 @@ def test_links_are_followed_but_never_in_circles(tmp_path: pathlib.Path) -> None
 
 def test_one_class_only(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "cat/1.jpg")
-    with pytest.raises(UserError, match=r"two classes at least. Received 1: cat"):
+    with pytest.raises(UserError, match=r"at least two classes. Received 1: cat"):
         folder.load(str(tmp_path))
 
 
@@ -86,7 +86,7 @@ def test_parts_are_not_taken_for_classes(tmp_path: pathlib.Path) -> None:
 
 def test_a_class_name_of_two_lines(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "cat\ndog/1.jpg", "bird/2.jpg")
-    with pytest.raises(UserError, match=r"name of one line. Received: 'cat\\ndog'"):
+    with pytest.raises(UserError, match=r"must be one line. Received: 'cat\\ndog'"):
         folder.load(str(tmp_path))
 
 

@@ -74,7 +74,7 @@ def test_the_rest_of_an_epoch_can_be_made(address: str, batches: Batches) -> Non
 
 def test_epochs_are_asked_for_one_by_one(address: str, batches: Batches) -> None:
     """The batches of two would run together."""
-    with pytest.raises(ValueError, match="an epoch must be asked for alone"):
+    with pytest.raises(ValueError, match="batches must be of one epoch"):
         dataclasses.replace(batches, service=address).training(1, 3)
 
 

@@ -271,7 +271,7 @@ def test_the_folder_is_removed_and_another_process_fills_it_anew(folder: str) ->
         stop(folder, 5)
         yield 10, rows(10, 20)
 
-    with pytest.raises(UserError, match="must stay as it is while it is filled"):
+    with pytest.raises(UserError, match="must not be replaced while it is filled"):
         table(folder).fill(missing, 0.0)
     assert fill(folder) == 5
     check(folder)

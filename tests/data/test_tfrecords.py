@@ -106,7 +106,7 @@ def test_compressed_cut_off_and_missing_shards_are_refused(tmp_path: pathlib.Pat
     (tmp_path / "cut.tfrecord").write_bytes(whole[:-3])
     with pytest.raises(UserError, match="damaged or no TFRecord"):
         load(str(tmp_path / "cut.tfrecord"))
-    with pytest.raises(UserError, match="fits none"):
+    with pytest.raises(UserError, match="matches none"):
         load(str(tmp_path / "no-*"))
 
 

@@ -200,7 +200,7 @@ def test_the_waits_add_up_to_less_than_thirty_seconds():
 
 
 def test_a_network_without_published_weights_says_so():
-    with pytest.raises(UserError, match="no weights that fit are published for --model=lenet5"):
+    with pytest.raises(UserError, match="no matching weights are published for --model=lenet5"):
         downloads.fetch(models.find("lenet5"), include_head=False)
 
 

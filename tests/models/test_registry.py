@@ -100,7 +100,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 def test_one_class_is_refused():
-    with pytest.raises(UserError, match="at least 2 classes. Received: 1"):
+    with pytest.raises(UserError, match="`num_classes` must be at least 2. Received: 1"):
         models.build("lenet5", 1)
 
 

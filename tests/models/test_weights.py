@@ -132,7 +132,7 @@ def _refused(path: pathlib.Path | str, words: str, name: str = "squeezenet") -> 
     [
         (
             "text_placeholder_vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            "a text, not weights (it starts",
+            "text, not weights (it starts",
         ),
         ("truncated_1MiB_resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "truncated or damaged HDF5"),
         ("truncated_2.7MB_resnet50_weights_tf_dim_ordering_tf_kernels.h5", "truncated or damaged HDF5"),
@@ -148,7 +148,7 @@ def test_broken_files_are_refused(filled, tmp_path):
     _refused(tmp_path, "there is no such file")
     contents = {
         "empty.h5": (b"", "the file is empty"),
-        "noise.h5": (bytes(range(200, 256)), "no format that is known here"),
+        "noise.h5": (bytes(range(200, 256)), "match no known format"),
         "pickled.h5": (pickle.dumps({"a": 1}), "a pickle"),
         "page.keras": (b"\n<!DOCTYPE html><html>Sign in</html>", "a web page"),
         "zip.h5": (b"PK\x03\x04junk", "a damaged zip archive"),
@@ -193,7 +193,7 @@ def test_one_misshapen_tensor_refuses_the_whole_file(filled, tmp_path):
         name = group.attrs["weight_names"][1]
         del group[name]
         group[name] = np.zeros(17, "float32")
-    _refused(path, "layer fire9_expand3x3 has weights of shapes [(3, 3, 64, 256), (17,)] there")
+    _refused(path, "layer fire9_expand3x3 has weights of shapes [(3, 3, 64, 256), (17,)] in it, ")
 
 
 def _replace_one_tensor(path: str, make) -> None:

@@ -70,7 +70,7 @@ def test_a_full_disk_leaves_the_previous_file(tiny_disk: Disk, fitted: keras.Mod
     write(1)
     before = {str(path): path.read_bytes() for path in disk.path.rglob("*") if path.is_file()}
     disk.fill(leave)
-    with pytest.raises(UserError, match="can't be written: the disk is full. What stood there before is unchanged"):
+    with pytest.raises(UserError, match="can't be written: the disk is full. What was there before is unchanged"):
         write(2)
     disk.drain()
     assert {str(path): path.read_bytes() for path in disk.path.rglob("*") if path.is_file()} == before

@@ -170,7 +170,7 @@ def test_a_server_that_reads_all_the_time_never_sees_half_a_version(tmp_path: pa
 
 def test_places_that_do_not_work_are_explained(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="a file stands where a folder must be"):
+    with pytest.raises(UserError, match="there is a file where a folder must be"):
         publish(write, str(tmp_path / "file"))
 
 
