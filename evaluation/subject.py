@@ -83,8 +83,8 @@ def subject_in(run: Run, data: str, data_dir: str | None, network: str) -> Subje
     if found and not all_found:
         raise UserError(
             f"`data` must hold the whole test split of {run.path}, if the run's images have moved there, or other "
-            f"images. Received: {found:,} of its images, unchanged, but not the others, in {printable(data)}. Put the others "
-            "back, or remove the run's images."
+            f"images. Received: {found:,} of its images, unchanged, but not the others, in {printable(data)}. Put the "
+            "others back, or remove the run's images."
         )
     return own_test_split(run, network, dataset) if found else _other_images(run, dataset, network)
 
