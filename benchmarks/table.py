@@ -49,7 +49,7 @@ def as_markdown(title: str, unit: str, rows: list[Row], *, compare: str) -> str:
 
 
 def as_text(rows: Sequence[Cells]) -> str:
-    """Rows that have the same keys as aligned lines below a header, numbers with four decimals."""
+    """Rows that have the same keys as aligned lines below a header, floats with four decimals."""
     columns = list(rows[0])
     is_number = [all(isinstance(row[key], int | float) for row in rows) for key in columns]
     return tables.aligned([columns, *([_cell(row[key]) for key in columns] for row in rows)], is_number)

@@ -1,7 +1,7 @@
 """Images per second of `model.fit` for every network: as in the tutorials, and as in this program.
 
 `python -m benchmarks.train_step --data=cat_dog/ --batch_size=256` on a GPU; `--models=lenet5,squeezenet --batch_size=16
---steps=10` on a CPU. The first column trains in float32 on synthetic images with XLA off; the second as `train.py`
+--steps=10` on a CPU. The first row trains in float32 on synthetic images with XLA off; the second as `train.py`
 does (bfloat16 on a GPU, XLA as Keras resolves it); the third reads JPEG files in place of synthetic images.
 """
 

@@ -162,7 +162,7 @@ def _check_classes(answers: Answers, class_names: tuple[str, ...], folder: str) 
 
 
 def find_files(places: Iterable[str]) -> list[str]:
-    """The files among `places`, and all visible files below the folders among them, sorted."""
+    """The files among `places`, and all visible files below the folders among them, sorted per folder."""
     return [path for place in places for path in (sorted(_below(place)) if _is_folder(place) else [place])]
 
 

@@ -21,7 +21,7 @@ from training.signals import SafePoints, Signals
 
 @dataclass
 class Fit:
-    """One `fit` of a run, shared by its callbacks.
+    """The fit of one phase, shared by its callbacks.
 
     Attributes:
         run_dir: the run folder.
@@ -83,13 +83,13 @@ class StopAtNonFinite(keras.callbacks.Callback):
 
 
 class Recorder(keras.callbacks.Callback):
-    """Writes a row of history.csv per epoch, keeps the best epoch as model.keras, and stops when nothing improves.
+    """Writes a row of history.csv per epoch, keeps the best epoch as model.keras, and stops early.
 
     The best epoch is the one with the lowest validation loss, over all phases: with few validation images, two
     epochs of the same accuracy still differ in loss.
 
     Args:
-        fit: the fit.
+        fit: the fit of the phase.
         patience: epochs without a lower validation loss after which the phase ends; 0 for never.
     """
 
@@ -133,7 +133,7 @@ class Checkpointer(keras.callbacks.Callback):
     Must come last in the list of callbacks: what it saves at the end of an epoch includes what the others did there.
 
     Args:
-        fit: the fit.
+        fit: the fit of the phase.
         minutes: minutes between two checkpoints; 0 for one after every step.
         signals: stop the run after a step or a validation batch.
         workers: save and stop after the same step; by default this process alone.

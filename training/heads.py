@@ -55,7 +55,7 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def loss(self) -> keras.losses.Loss:
-        """The loss to minimise, a fresh one at each call."""
+        """The loss to minimize, a fresh one at each call."""
 
     @abc.abstractmethod
     def metrics(self) -> list[keras.metrics.Metric]:

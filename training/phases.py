@@ -13,7 +13,7 @@ from training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Phase:
-    """One `fit`.
+    """One phase of a training.
 
     Attributes:
         name: `head` (backbone frozen), `fine_tune` (everything, after `head`), or `all` (everything from the start).

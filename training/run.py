@@ -35,7 +35,7 @@ class Split:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where each image is."""
+        """The address of each image."""
         return self.dataset.addresses
 
     @property

@@ -159,7 +159,7 @@ class SafePoints:
         return is_due or is_certain or self._number is not None
 
     def stop_if_asked(self, where: str) -> None:
-        """Ends the run if it was asked to stop before the last call of `reached`.
+        """Ends the run if it had been asked to stop at the last call of `reached`.
 
         Args:
             where: the run stops, see `Signals.interrupted`.

@@ -96,7 +96,7 @@ def _test(job: Job) -> dict[str, float]:
 
 
 def _recall_best(job: Job, progress: Progress) -> None:
-    """Takes the best epoch from model.keras, since a kill can come between its writing and the checkpoint's."""
+    """Takes the best epoch from model.keras, since a kill may have come between writing it and the checkpoint."""
     kept = best_model.kept(job.run.path)
     if kept.loss <= progress.best_loss:
         progress.best_loss, progress.best_epoch = kept.loss, kept.epoch

@@ -131,7 +131,7 @@ def _test_step(model: Any, slices: tuple) -> dict[str, tf.Tensor]:
 
 
 def _step(model: Any, slices: tuple, training: bool) -> tuple[tf.Tensor, Callable]:
-    """This replica's share of the batch's mean loss, whose sum it is, and a function that updates the metrics."""
+    """This replica's share of the batch's mean loss, and a function that updates the metrics and returns them."""
     inputs, targets, counts = slices
     replica = tf.distribute.get_replica_context()
     devices = replica.num_replicas_in_sync
