@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     ]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda received, _: _tell(processes, received))
+            signal.signal(number, lambda received, _: _send_signal(processes, received))
     return wait(processes, _GRACE_SECONDS.value)
 
 
@@ -91,7 +91,7 @@ def wait(processes: list[subprocess.Popen], grace_seconds: float) -> int:
                 first_failure, deadline = process.returncode, time.monotonic() + grace_seconds
                 _report(worker, process.returncode, grace_seconds)
         if time.monotonic() > deadline:
-            _tell(processes, signal.SIGKILL)
+            _send_signal(processes, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
     code = first_failure or next((process.returncode for process in processes if process.returncode), 0)
     return code if code >= 0 else 128 - code
@@ -102,7 +102,7 @@ def _report(worker: int, code: int, grace_seconds: float) -> None:
     print(f"Worker {worker} {how}. The others get {grace_seconds:g} seconds to end.", file=sys.stderr, flush=True)
 
 
-def _tell(processes: list[subprocess.Popen], number: Any) -> None:
+def _send_signal(processes: list[subprocess.Popen], number: Any) -> None:
     for process in processes:
         if process.poll() is None:
             process.send_signal(number)

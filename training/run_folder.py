@@ -34,10 +34,10 @@ def check(config: TrainConfig) -> None:
     run_dir = config.run_dir or ""
     if "://" not in run_dir:
         _check_not_in_use(run_dir)
-        _check_takes_files(run_dir)
+        _check_writable(run_dir)
     if config.resume:
         run = Run.open(run_dir)
-        _check_can_go_on(run, _changes(run, config))
+        _check_resumable(run, _changes(run, config))
     elif tf.io.gfile.isdir(run_dir):
         _check_is_free(run_dir)
 
@@ -48,7 +48,7 @@ def _check_not_in_use(run_dir: str) -> None:
             _lock(lock, fcntl.LOCK_SH, run_dir)
 
 
-def _check_takes_files(run_dir: str) -> None:
+def _check_writable(run_dir: str) -> None:
     place = os.path.abspath(run_dir)
     while not os.path.lexists(place):
         place = os.path.dirname(place)
@@ -132,10 +132,10 @@ def _reopened(config: TrainConfig, examples: Examples, command: str) -> Iterator
     run = Run.open(config.run_dir or "")
     with _locked(run.path):
         changes = _changes(run, config)
-        _check_can_go_on(run, changes)
+        _check_resumable(run, changes)
         remove_left_over(run.path)
         checkpoint.remove_left_over(run.path)
-        if not _are_the_same(run.splits(), examples):
+        if not _has_same_images(run.splits(), examples):
             raise UserError(
                 f"--resume needs the images that {run.path} was started with. Those in {printable(config.data)} have "
                 "changed since. Put them back, or start a new run with another --run_dir."
@@ -152,7 +152,7 @@ def _changes(run: Run, config: TrainConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in EXTENDABLE if getattr(config, name) != getattr(run.config, name)}
 
 
-def _check_can_go_on(run: Run, changes: dict[str, Any]) -> None:
+def _check_resumable(run: Run, changes: dict[str, Any]) -> None:
     is_finished = bool(run.test_metrics())
     if is_finished and not changes:
         raise UserError(
@@ -182,7 +182,7 @@ def _extend(run: Run, changes: dict[str, Any], command: str) -> None:
     write_json(run.file(CONFIG), details | {"flags": details["flags"] | changes, "continued_by": continued})
 
 
-def _are_the_same(rows: list[SplitRow], examples: Examples) -> bool:
+def _has_same_images(rows: list[SplitRow], examples: Examples) -> bool:
     """Whether address, class, split and content are as at the start; older versions didn't record the content."""
     labels = [examples.dataset.class_names[label] for label in examples.dataset.labels]
     columns = (examples.dataset.addresses, labels, examples.splits, examples.dataset.digests)
