@@ -1,1 +1,1 @@
-"""Measurements: each module prints one table, `python -m benchmarks.NAME`."""
+"""Measurements: `python -m benchmarks.NAME` prints its tables."""

@@ -1,4 +1,4 @@
-"""Time and memory of the order of one epoch, at the size of ImageNet: `python -m benchmarks.epoch_order`."""
+"""Time and memory to shuffle one epoch at the size of ImageNet: `python -m benchmarks.epoch_order`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cli
 import startup
 
 _ROWS = flags.DEFINE_integer("rows", 1_281_167, "Number of images.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Times that everything is measured; the median counts.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats of each measurement; the median counts.", lower_bound=1)
 
 
 def main(argv: list[str]) -> None:
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     times = {name: lambda make=make: 1000 * seconds_of(lambda: make(1)) for name, make in orders.items()}
     title = f"The order of an epoch of {rows:,} images"
     print(as_markdown(title, "ms", measure_side_by_side(times, _REPEATS.value), compare="ours"))
-    # A peak can only be seen in a process that has done nothing else.
+    # A peak can be measured only in a process that has done nothing else.
     peaks = {name: lambda name=name: _in_a_process(name, rows) for name in orders}
     print(as_markdown(f"{title}, peak memory", "MB", measure_side_by_side(peaks, 1), compare="ours"))
 
@@ -59,7 +59,7 @@ def _peak(name: str, rows: int) -> float:
     """MB by which the process grows while it makes an order, after a small one has loaded everything (Linux only)."""
     startup.load_tensorflow()
     _orders(1000)[name](0)
-    # Forgets the peak of the start, which is higher.
+    # Resets the peak of the start, which is higher.
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = _peak_mb()
     _orders(rows)[name](1)

@@ -1,6 +1,6 @@
 """Ten epochs of a new head on a frozen ResNet50: ours, plain Keras, and one bare forward pass.
 
-`python -m benchmarks.frozen --data=cat_dog/`; `--images=N` takes N of each class, for a machine without a GPU.
+`python -m benchmarks.frozen --data=cat_dog/`; `--images=N` takes N images per class, for a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _SIZE = 224
 _BATCH = 32
 
 flags.DEFINE_string("data", "cat_dog", "Folder with one sub-folder per class.")
-flags.DEFINE_integer("images", None, "Images of each class. Default: all.")
+flags.DEFINE_integer("images", None, "Images per class. Default: all.")
 flags.DEFINE_integer("epochs", 10, "Number of training epochs.")
-flags.DEFINE_integer("repeats", 1, "Times that everything is measured; the median counts.")
+flags.DEFINE_integer("repeats", 1, "Repeats of each measurement; the median counts.")
 flags.DEFINE_string("json", None, "File for the figures.")
 
 
 def main(argv: list[str]) -> None:
-    """Prints one table; every contestant sees the same images with the same random backbone."""
+    """Prints one table; all contestants use the same images and a ResNet50 with random weights."""
     if not os.path.isdir(flags.FLAGS.data):
         raise errors.UserError(f"--data must be a folder of classes. Received: --data={flags.FLAGS.data}.")
     startup.load_tensorflow()
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
 
 
 def _ours(data: str, weights: str, folder: str, *, forget: bool) -> None:
-    """A whole training as train.py does it: scan, split, features, head, test, files."""
+    """A whole training as in train.py: scan, split, features, head, test, files."""
     from training.config import TrainConfig
     from training.resolve import resolved
     from training.trainer import train
@@ -69,7 +69,7 @@ def _ours(data: str, weights: str, folder: str, *, forget: bool) -> None:
 
 
 def _plain_keras(data: str) -> None:
-    """As the Keras guide to transfer learning does it: the frozen base inside the model, through it in each epoch."""
+    """As in the Keras guide to transfer learning: the frozen base is in the model and runs in each epoch."""
     import keras
 
     arguments = {

@@ -21,11 +21,11 @@ import startup
 
 _SIZE = 224
 _BATCH = 32
-# Passes over images that are in memory, which take a fraction of a second each.
+# Epochs over cached images, which take a fraction of a second each.
 _MANY = 20
 
 flags.DEFINE_string("data", "cat_dog", "Folder with one sub-folder per class.")
-flags.DEFINE_integer("repeats", 3, "Times that everything is measured; the median counts.")
+flags.DEFINE_integer("repeats", 3, "Repeats of each measurement; the median counts.")
 flags.DEFINE_integer("large", 48, "Number of 12-megapixel photographs to make by enlarging.")
 flags.DEFINE_string("json", None, "File for the figures.")
 
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
 
 
 def _cold(data: str, passes: int) -> list[Any]:
-    """Decoding and resizing, `passes` times over; the limits are TensorFlow's JPEG decoder alone, at two scales."""
+    """Decoding and resizing, `passes` times; the upper limits are TensorFlow's JPEG decoder alone, at two scales."""
     import keras
     import tensorflow as tf
 
@@ -94,7 +94,7 @@ def _cold(data: str, passes: int) -> list[Any]:
 
 
 def _augmented(data: str) -> list[Any]:
-    """The recipe of `--augment=full`; from decoded images, and from files as torchvision does it in each epoch."""
+    """The transformations of `--augment=full`, on decoded images, and on files as torchvision does in each epoch."""
     import keras
     import tensorflow as tf
 
@@ -167,7 +167,7 @@ def _decoded(data: str) -> Any:
 
 
 def _rate(batches: Iterable, images_each: int | None = None) -> float:
-    """Images per second over everything that `batches` gives."""
+    """Images per second over all of `batches`."""
     import time
 
     count = 0
@@ -179,7 +179,7 @@ def _rate(batches: Iterable, images_each: int | None = None) -> float:
 
 
 def _torchvision_loader(data: str, *, augmented: bool) -> Any:
-    """A function that makes torchvision's loader as its documentation writes it; None where it isn't installed."""
+    """A function that makes torchvision's loader as in its documentation; None if it isn't installed."""
     try:
         import torch
         from torchvision import datasets, transforms
@@ -198,7 +198,7 @@ def _torchvision_loader(data: str, *, augmented: bool) -> Any:
 
 
 def _enlarge(data: str, folder: str, count: int) -> str:
-    """Makes 12-megapixel JPEG files out of the first images of each class."""
+    """Makes `count` 12-megapixel JPEG files from the images of all classes."""
     from PIL import Image
 
     for number, image in enumerate(sorted(pathlib.Path(data).glob("*/*.jpg"))[:: max(1, 2400 // count)][:count]):

@@ -1,4 +1,4 @@
-"""A real TensorFlow Serving on this machine, where there is one; tests of the serving code use it too."""
+"""Runs a TensorFlow Serving that is installed on this machine; tests of the serving code use it too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def find() -> str | None:
         return "binary"
     if not shutil.which("docker"):
         return None
-    # Only an image that is there: a test should not download half a gigabyte.
+    # Only an image that is already there: a test should not download half a gigabyte.
     inspected = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, timeout=30, check=False)
     return "docker" if inspected.returncode == 0 else None
 

@@ -1,10 +1,10 @@
-"""Runs the recipes, one process each, and records what they gave.
+"""Runs the recipes, one process each, and records their results.
 
 `python -m benchmarks.reproduce --scale=quick --cat_dog=cat_dog/ --data_dir=DIR --squeezenet=FILE.h5`
 
-The figures go to recipes/measured.json; RESULTS.md, the figure in each recipe and the README's table are made from it.
+The results go to recipes/measured.json; RESULTS.md, the comment in each recipe and the README's table are made from it.
 A failing recipe doesn't stop the others, and a second call continues where the first was stopped: finished runs are
-kept, and an interrupted one is resumed from its checkpoint. Rows of recipes that aren't run now stay.
+kept, and an interrupted one is resumed from its checkpoint. Rows of recipes that aren't run stay.
 """
 
 from __future__ import annotations
@@ -27,16 +27,14 @@ from benchmarks.recipe_table import Measured, Outcome
 _RECIPES = pathlib.Path(__file__).resolve().parents[1] / "recipes"
 _TRAIN = _RECIPES.parent / "train.py"
 
-flags.DEFINE_enum("scale", "quick", ["quick", "full"], "quick: what two CPU cores can do; full: what the recipes say.")
+flags.DEFINE_enum("scale", "quick", ["quick", "full"], "quick: for two CPU cores; full: the recipes unchanged.")
 flags.DEFINE_string("cat_dog", "cat_dog", "Folder with the sub-folders cat and dog.")
 flags.DEFINE_string("data_dir", None, "Folder where TensorFlow Datasets keeps mnist.")
 flags.DEFINE_string("squeezenet", None, "SqueezeNet's published weights, without top. Default: skip its recipes.")
 flags.DEFINE_boolean("imagenet", False, "Run the recipes that download ImageNet weights too.")
 flags.DEFINE_string("runs", "runs/reproduce", "Folder for the runs.")
-flags.DEFINE_string(
-    "into", str(_RECIPES.parent), "Folder whose RESULTS.md, README.md and recipes/ are brought up to date."
-)
-flags.DEFINE_string("hardware", None, "What the runs were made on, for the table. Default: this machine's processor.")
+flags.DEFINE_string("into", str(_RECIPES.parent), "Folder whose RESULTS.md, README.md and recipes/ are updated.")
+flags.DEFINE_string("hardware", None, "Hardware of the runs, for the table. Default: this machine's processor.")
 flags.DEFINE_list("only", [], "Names of recipes; default: all.")
 
 
@@ -48,7 +46,7 @@ class Plan:
     flags: tuple[str, ...] = ()
 
 
-# What two CPU cores do in minutes. A recipe that isn't named here is run as it is, with one seed.
+# What two CPU cores can do in minutes. Other recipes run unchanged, with one seed.
 _QUICK: dict[str, Plan] = {
     "catdog_squeezenet_freeze": Plan(seeds=5),
     "catdog_squeezenet_freeze_10percent": Plan(seeds=5),
@@ -70,7 +68,7 @@ _QUICK: dict[str, Plan] = {
 
 
 def main(argv: list[str]) -> None:
-    """Runs what isn't finished, recipe by recipe, and records it after each."""
+    """Runs the recipes that aren't finished, and records each result."""
     names = flags.FLAGS.only or sorted(path.stem for path in _RECIPES.glob("*.flags"))
     unknown = [name for name in names if not (_RECIPES / f"{name}.flags").is_file()]
     if unknown:
@@ -86,7 +84,7 @@ def main(argv: list[str]) -> None:
 
 
 def _name_all(measured: Measured) -> None:
-    """Gives every recipe a row, so that the table doesn't keep quiet about any."""
+    """Gives every recipe a row, so that the table omits none."""
     scale = flags.FLAGS.scale
     for name in sorted(path.stem for path in _RECIPES.glob("*.flags")):
         if name not in measured.rows(scale):
@@ -99,14 +97,14 @@ def command_of(name: str, scale: str) -> str:
 
 
 def figure_of(name: str, measured: Measured) -> str:
-    """The recipe's line about its figure: of the full run where there is one."""
+    """The recipe's comment line with its result, from the full run if there is one."""
     rows = [measured.rows(scale).get(name) for scale in ("full", "quick")]
     with_figures = [row for row in rows if row and "seeds" in row]
     return recipe_table.figure((with_figures or [row for row in rows if row])[0])
 
 
 def _write(into: pathlib.Path, measured: Measured) -> None:
-    """Brings all texts that hold figures up to date, as far as they are in `into`."""
+    """Updates all texts that hold results, if they are in `into`."""
     (into / "RESULTS.md").write_text(measured.markdown(), encoding="utf-8")
     readme = into / "README.md"
     if readme.is_file():
@@ -147,7 +145,7 @@ def _missing(recipe: str) -> str:
 
 
 def _places(recipe: str) -> list[str]:
-    """Where this machine has what the recipe names; later flags win."""
+    """Flags with this machine's paths for what the recipe names; later flags win."""
     places = []
     if "--data=cat_dog" in recipe:
         places.append(f"--data={flags.FLAGS.cat_dog}")
@@ -159,7 +157,7 @@ def _places(recipe: str) -> list[str]:
 
 
 def _run(name: str, seed: int, extra: list[str]) -> pathlib.Path | None:
-    """Trains with one seed unless that has been done; None when it fails."""
+    """Trains with one seed, unless that run has finished; returns its folder, or None if it fails."""
     run_dir = pathlib.Path(flags.FLAGS.runs) / f"{name}-seed{seed}"
     if (run_dir / "test.json").is_file():
         return run_dir

@@ -1,8 +1,8 @@
-"""What it costs to train with several workers, and what that means for a cluster: `python -m benchmarks.scaling`.
+"""The cost of training with several workers, and a projection to clusters: `python -m benchmarks.scaling`.
 
-Each row starts its workers as processes of this machine. A worker always gets the same number of images per step, so
-with hosts of their own the throughput would grow with their number; processes that share the cores of one machine can
-only show what a worker adds to a step.
+Each row starts its workers as processes on this machine. A worker always gets the same number of images per step, so
+on separate hosts the throughput would grow with the number of workers; processes that share the cores of one machine
+can only show the time that a worker adds to a step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import cli
 import models
 import startup
 
-# Bytes per second in one direction that a ring all-reduce gets from a link, at 80 % of its nominal speed.
+# Bytes per second in one direction, for a ring all-reduce at 80 % of the link's nominal speed.
 _LINKS = {"10 Gbit/s Ethernet": 1.0e9, "100 Gbit/s Ethernet": 1.0e10, "400 Gbit/s InfiniBand": 4.0e10}
 _CLUSTERS = (2, 8, 32, 128)
 _WARM_UP_STEPS = 5
@@ -28,9 +28,9 @@ _WARM_UP_STEPS = 5
 flags.DEFINE_enum("model", "lenet5", sorted(models.REGISTRY), "Network to train.")
 flags.DEFINE_integer("image_size", None, "Height and width in px. Default: the model's.")
 flags.DEFINE_integer("batch_size", 32, "Images per step and worker.")
-flags.DEFINE_integer("steps", 40, "Steps that are timed, after five that are not.")
+flags.DEFINE_integer("steps", 40, "Timed steps, after five warm-up steps.")
 flags.DEFINE_list("workers", ["1", "2", "4"], "Numbers of workers to measure, 1 first.")
-flags.DEFINE_string("write_to", None, "Used by the program itself: where a worker puts its figures.")
+flags.DEFINE_string("write_to", None, "For internal use: the file that the chief worker writes its figures to.")
 
 
 def main(argv: list[str]) -> None:
@@ -57,21 +57,20 @@ def main(argv: list[str]) -> None:
 def _caveat(largest: int) -> str:
     cores = os.cpu_count() or 1
     return (
-        f"With {largest} workers on {cores} cores the workers take the cores from each other: the throughput says "
-        "nothing about a cluster. Only the last column means something, as an upper bound: it holds the waiting too."
+        f"With {largest} workers on {cores} cores the workers compete for the cores: the throughput says "
+        "nothing about a cluster. Only the last column does, as an upper bound, since it includes the waiting."
         if largest * 2 > cores
-        else "The workers share memory and caches of one machine."
+        else "The workers share the memory and caches of one machine."
     )
 
 
 def _projection(alone: dict[str, float]) -> str:
-    """Efficiency of larger clusters, from the step of one worker, the gradients' size and the speed of a link."""
+    """Efficiency of larger clusters, from the step time of one worker, the gradients' size and the link speed."""
     lines = [
-        f"Projection from a step of {1e3 * alone['step']:.1f} ms and {alone['bytes'] / 1e6:.1f} MB of gradients in "
-        "float32: the share of the throughput that is left of that of so many hosts without communication. "
-        "It assumes one device per host, a ring all-reduce of 2 (n-1)/n times the gradients through each link at 80 % "
-        "of its nominal speed, nothing of it hidden behind the backward pass, 20 microseconds per ring step, and input "
-        "that keeps up.",
+        f"Projection from a step of {1e3 * alone['step']:.1f} ms and {alone['bytes'] / 1e6:.1f} MB of float32 "
+        "gradients: throughput as a percentage of the throughput without communication. It assumes one device per "
+        "host, a ring all-reduce of 2 (n-1)/n times the gradients through each link at 80 % of its nominal speed, no "
+        "overlap with the backward pass, 20 microseconds per ring step, and an input pipeline that keeps up.",
         "",
         "| hosts | " + " | ".join(_LINKS) + " |",
         "| ---: |" + " ---: |" * len(_LINKS),
@@ -86,7 +85,7 @@ def _projection(alone: dict[str, float]) -> str:
 
 
 def _measure(workers: int) -> dict[str, float]:
-    """The chief's figures, from a run of `workers` processes."""
+    """The chief worker's figures, from a run of `workers` processes."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "figures.json")
         same = [f"--{name}={flags.FLAGS[name].value}" for name in ("model", "batch_size", "steps")]
@@ -99,7 +98,7 @@ def _measure(workers: int) -> dict[str, float]:
 
 
 def _work(path: str) -> None:
-    """What each worker does: times steps of `fit`, and the all-reduce of as many gradients by itself."""
+    """Times the steps of `fit` in one worker, and the all-reduce of as many gradients alone."""
     startup.load_tensorflow()
     import keras
 
@@ -142,7 +141,7 @@ def _step_seconds(model, distribution) -> float:  # type: ignore[no-untyped-def]
 
 
 def _reduce_seconds(distribution, size: int) -> float:  # type: ignore[no-untyped-def]
-    """Seconds for the sum of `size` bytes over all workers, in one piece."""
+    """Seconds to sum `size` bytes over all workers in one piece; 0 for one worker."""
     import tensorflow as tf
 
     @tf.function

@@ -1,6 +1,6 @@
-"""What serving costs: `python -m benchmarks.serving`.
+"""The cost of serving: `python -m benchmarks.serving`.
 
-In process: the exported graph against the bare model call. Over the wire, where TensorFlow Serving is found on this
+In process: the exported graph against the bare model call. Over the wire, if TensorFlow Serving is found on this
 machine: latency and throughput for several clients.
 """
 
@@ -41,14 +41,14 @@ Ask = Callable[[int], None]
 def define_flags() -> None:
     """Defines the benchmark's flags."""
     flags.DEFINE_enum("model", "resnet50", sorted(models.REGISTRY), "Network, with random weights.")
-    flags.DEFINE_string("images", None, "Folder with a sub-folder per class to take JPEGs from. Default: made ones.")
-    flags.DEFINE_integer("batch_size", 8, "Images a call in process, 1 or more.", lower_bound=1)
+    flags.DEFINE_string("images", None, "Folder of JPEGs with a sub-folder per class. Default: synthetic images.")
+    flags.DEFINE_integer("batch_size", 8, "Images per call in process, 1 or more.", lower_bound=1)
     flags.DEFINE_list("clients", ["1", "8", "32"], "Numbers of clients that ask at the same time.")
     flags.DEFINE_float("seconds", 8.0, "Seconds for each row over the wire, above 0.", lower_bound=0.1)
 
 
 def main(argv: list[str]) -> None:
-    """Prints two tables, and a third where there is a server."""
+    """Prints two tables, and a third if there is a server."""
     options = flags.FLAGS
     spec = models.find(options.model)
     model = models.build(options.model, 2)
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
 
 
 def read_images(folder: str | None) -> list[bytes]:
-    """JPEGs from `folder`, or made ones of the size and detail of a small photograph."""
+    """JPEGs from `folder`, or synthetic ones with the size and detail of a small photograph."""
     if folder:
         dataset = load_folder(folder)
         chosen = np.linspace(0, len(dataset) - 1, min(_NUM_IMAGES, len(dataset))).astype(int)
@@ -92,9 +92,9 @@ def read_images(folder: str | None) -> list[bytes]:
 
 
 def in_process(model: keras.Model, loaded: Any, batch: Sequence[bytes], about: Metadata) -> list[table.Cells]:
-    """Time of the bare model and of the exported graph, measured in turns so that all meet the same noise.
+    """Time of the bare model and of the exported graph, measured in turns so that all see the same noise.
 
-    CPU time counts all threads, and changes less than the clock's when other programs run beside.
+    CPU time counts all threads, and varies less than wall-clock time when other programs run.
     """
     image_bytes = tf.constant(list(batch))
     pixels = tf.stack([decode(image, about.image_size, about.channels) for image in batch])
@@ -110,7 +110,7 @@ def in_process(model: keras.Model, loaded: Any, batch: Sequence[bytes], about: M
 
 
 def _timed(calls: dict[str, Callable[[], Any]]) -> dict[str, np.ndarray]:
-    """Seconds by the clock and of CPU time, an array (rounds, 2) for each call."""
+    """Wall-clock and CPU seconds, an array (rounds, 2) for each call."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for round_ in range(_ROUNDS + 2):
         for name, call in calls.items():
@@ -123,7 +123,7 @@ def _timed(calls: dict[str, Callable[[], Any]]) -> dict[str, np.ndarray]:
 
 
 def _compared(times: dict[str, np.ndarray]) -> list[table.Cells]:
-    """A row a call, compared with the first one."""
+    """A row per call, compared with the first one."""
     wall = {name: values[:, 0] for name, values in times.items()}
     cpu = {name: float(np.median(values[:, 1])) for name, values in times.items()}
     first = next(iter(times))
@@ -141,7 +141,7 @@ def _compared(times: dict[str, np.ndarray]) -> list[table.Cells]:
 
 
 def request_sizes(images: Sequence[bytes], about: Metadata) -> list[table.Cells]:
-    """Bytes of a request in four forms, against the JPEG file's."""
+    """Size of a request in kB in four forms, and relative to the JPEG file."""
     ways = {
         "gRPC, JPEG bytes": lambda image: wire.predict_request(
             "darkroom", "serving_default", "image_bytes", [image]
@@ -159,7 +159,7 @@ def request_sizes(images: Sequence[bytes], about: Metadata) -> list[table.Cells]
 
 
 def pixels_body(image: bytes, about: Metadata, kind: type) -> bytes:
-    """A request to the `pixels` signature: numbers as JSON, floats in 0-1 as people send them."""
+    """A request to the `pixels` signature as JSON numbers: uint8 in 0-255, or floats in 0-1, as is common."""
     pixels = decode(image, about.image_size, about.channels).numpy().astype(kind)
     values = pixels.tolist() if kind is np.uint8 else (pixels / np.float32(255)).astype(float).tolist()
     return json.dumps({"signature_name": "pixels", "instances": [values]}, separators=(",", ":")).encode()
@@ -168,7 +168,7 @@ def pixels_body(image: bytes, about: Metadata, kind: type) -> bytes:
 def over_the_wire(
     addresses: tuple[str, str], images: list[bytes], about: Metadata, clients: list[int], seconds: float
 ) -> Iterator[table.Cells]:
-    """Latency in ms and images per second for each way of asking and each number of clients."""
+    """Latency in ms and images per second for each kind of request and each number of clients."""
     for name, make in _ways(addresses, images, about).items():
         for count in clients:
             with make() as ask:
@@ -211,7 +211,7 @@ def _check(answers: list[client.Answer]) -> None:
 
 
 def _load(ask: Ask, clients: int, seconds: float) -> tuple[list[float], float]:
-    """Latencies of all answers while `clients` threads ask, each as soon as it has its answer; and the time it took."""
+    """Latencies of all requests of `clients` threads that ask without pause, and the total time, both in seconds."""
     latencies: list[float] = []
     start = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""How the benchmarks measure, print and store: medians of several repeats, and ratios to the first row."""
+"""Measures, prints and stores the tables of the benchmarks: medians of several repeats, and ratios to one row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Cells = Mapping[str, str | float]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: the median and the range of a figure."""
+    """One row of a table: the median and the range of a figure."""
 
     name: str
     median: float
@@ -29,7 +29,7 @@ class Row:
 
 
 def measure_side_by_side(contestants: Mapping[str, Measure], repeats: int) -> list[Row]:
-    """Runs all contestants in turn, `repeats` times over, so that a slow minute of the machine hits all of them."""
+    """Runs all contestants in turn, `repeats` times, so that a slow minute of the machine affects all of them."""
     values: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, measure in contestants.items():
@@ -38,7 +38,7 @@ def measure_side_by_side(contestants: Mapping[str, Measure], repeats: int) -> li
 
 
 def as_markdown(title: str, unit: str, rows: list[Row], *, compare: str) -> str:
-    """The table in Markdown; the last column says how many times `compare` each row is."""
+    """The table in Markdown; the last column is the ratio of each row to the row `compare`."""
     base = next(row.median for row in rows if row.name == compare)
     lines = [f"### {title}", "", f"| | {unit} | range | times {compare} |", "| --- | ---: | ---: | ---: |"]
     lines += [
@@ -49,7 +49,7 @@ def as_markdown(title: str, unit: str, rows: list[Row], *, compare: str) -> str:
 
 
 def as_text(rows: Sequence[Cells]) -> str:
-    """Rows that have the same keys as aligned lines below a header, numbers with four decimals."""
+    """Rows that have the same keys as aligned lines below a header, floats with four decimals."""
     columns = list(rows[0])
     is_number = [all(isinstance(row[key], int | float) for row in rows) for key in columns]
     return tables.aligned([columns, *([_cell(row[key]) for key in columns] for row in rows)], is_number)
@@ -60,7 +60,7 @@ def _cell(value: str | float) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What the numbers were measured on and with, and when."""
+    """Processor, library versions and date of the measurement."""
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

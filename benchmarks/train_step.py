@@ -1,8 +1,8 @@
-"""Images per second of `model.fit` for every network: as the tutorials do it, and as this program does it.
+"""Images per second of `model.fit` for every network: as in the tutorials, and as in this program.
 
 `python -m benchmarks.train_step --data=cat_dog/ --batch_size=256` on a GPU; `--models=lenet5,squeezenet --batch_size=16
---steps=10` on a CPU. The first column trains in float32 on synthetic images with XLA off; the second as `train.py`
-does (bfloat16 on a GPU, XLA as Keras resolves it); the third adds the JPEG files in place of synthetic images.
+--steps=10` on a CPU. The first row trains in float32 on synthetic images with XLA off; the second as `train.py`
+does (bfloat16 on a GPU, XLA as Keras resolves it); the third reads JPEG files in place of synthetic images.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _WARM_UP_STEPS = 3
 flags.DEFINE_string("data", None, "Folder with one sub-folder per class. Default: synthetic images only.")
 flags.DEFINE_list("models", sorted(models.REGISTRY), "Networks to measure.")
 flags.DEFINE_integer("batch_size", 32, "Images per step.")
-flags.DEFINE_integer("steps", 30, "Steps that are timed, after three that are not.")
-flags.DEFINE_integer("repeats", 3, "Times that everything is measured; the median counts.")
+flags.DEFINE_integer("steps", 30, "Timed steps, after three warm-up steps.")
+flags.DEFINE_integer("repeats", 3, "Repeats of each measurement; the median counts.")
 flags.DEFINE_string("json", None, "File for the figures.")
 
 
 def main(argv: list[str]) -> None:
-    """Prints one table a network, and the share of the chip's peak where that is known."""
+    """Prints one table per network, and the share of the chip's peak if it is known."""
     for name in flags.FLAGS.models:
         models.find(name)
     startup.load_tensorflow()
@@ -91,7 +91,7 @@ def _timer() -> Any:
         seconds = 0.0
 
         def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-            # Reading the loss waits for the device, without which only the queueing would be timed.
+            # Reading the loss waits for the device; otherwise only the queueing would be timed.
             float((logs or {})["loss"])
             if batch == _WARM_UP_STEPS - 1:
                 self.start = time.perf_counter()
@@ -125,7 +125,7 @@ def _share_of_peak(name: str, rate: float, found: list[str]) -> str:
 
 
 def _forward_operations(name: str) -> float:
-    """Two for each multiplication and addition of convolutions and dense layers; the rest is small."""
+    """Two per multiply-add of convolutions and dense layers, for one image; the rest is small."""
     import keras
     import numpy as np
 

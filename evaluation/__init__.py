@@ -1,4 +1,4 @@
-"""Predictions, exact metrics, plots, Grad-CAM, comparison and the report. Knows of run folders, not of flags."""
+"""Predictions, exact metrics, plots, Grad-CAM, comparison and the report. Uses run folders, never flags."""
 
 import startup
 

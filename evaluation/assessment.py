@@ -1,4 +1,4 @@
-"""From a run and some images to all numbers about them: predictions, metrics, calibration, copies, warnings."""
+"""All numbers about a run on some images: predictions, metrics, calibration, copies, warnings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from evaluation.subject import Subject
 from training.heads import HEADS, FurtherHead, Head, further
 from training.run import Split
 
-# One number is fitted on them, and each costs a forward pass.
+# Only the temperature is fitted on them, and each costs a forward pass.
 _MOST_VALIDATION_IMAGES = 500
 _MOST_COMPARED = 20_000
 _MOST_HEADERS = 1_000
 
 _CALIBRATED = ("log_loss", "brier", "ece")
 
-# Half the width of the 95 % interval that a claim about accuracy should have at most, as a fraction.
+# Largest half-width of the 95 % interval of the accuracy without a warning, as a fraction.
 LARGEST_DOUBT = 0.025
 _FEWEST_OF_A_CLASS = 20
 _LISTED = 5
@@ -34,13 +34,13 @@ _LISTED = 5
 
 @dataclass(frozen=True)
 class Assessment:
-    """A subject with all that was found out about it.
+    """The findings about a subject.
 
     Attributes:
         subject: what was evaluated.
         predictions: the answers to its images.
         numbers: the content of metrics.json.
-        rescaled: probabilities after temperature scaling, or None when there is no temperature.
+        rescaled: probabilities after temperature scaling; None without a temperature.
         copies: (index of a test image, training image's index in `train`, correlation).
         train: the training images that were compared; None where none were found.
         headers: format and size of the image files, at most 1,000 of them, evenly spread.
@@ -80,7 +80,7 @@ def assess(subject: Subject, predictor: Predictor, batch_size: int) -> Assessmen
 
 
 def evaluate(model: keras.Model, dataset: Dataset, heads: Sequence[Head], batch_size: int = 32) -> dict[str, Any]:
-    """The metrics of `model` on all images of `dataset`, each counted once, as metrics.json has them.
+    """The metrics of `model` on all images of `dataset`, each counted once, as in metrics.json.
 
     Args:
         model: made by `models.build`.
@@ -117,7 +117,7 @@ def _numbers(subject: Subject, predictions: Predictions) -> dict[str, Any]:
 
 
 def _measured(heads: Sequence[Head], predictions: Predictions) -> dict[str, Any]:
-    """The numbers of the further heads, of those whose targets are known."""
+    """The numbers of the further heads whose targets are known."""
     return {
         head.name: head.measure(predictions.targets[head.name], predictions.answers)
         for head in further(heads)
@@ -133,7 +133,7 @@ def _calibrated(subject: Subject, predictions: Predictions, rescaled: np.ndarray
 
 
 def warnings_about(model: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
-    """Sentences about a test split too small for a claim; both arguments are from `metrics.classification`."""
+    """Warnings that the test split is too small for a claim; the arguments are from `metrics.classification`."""
     return [
         *_size_warning(model),
         *_baseline_warning(model, baseline),
@@ -142,10 +142,10 @@ def warnings_about(model: dict[str, Any], baseline: dict[str, Any]) -> list[str]
 
 
 def copies_warning(pairs: int, tested: int, compared: int, trained: int) -> list[str]:
-    """A sentence when some of the `tested` images are in the training split too.
+    """A warning when some of the `tested` images are in the training split too.
 
     Args:
-        pairs: how many.
+        pairs: number of these images.
         tested: number of test images.
         compared: number of training images that they were compared with.
         trained: number of all training images.
@@ -200,7 +200,7 @@ def _classes_warning(supports: list[tuple[str, int]]) -> list[str]:
 
 
 def evenly(values: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of the values, over the whole length: of a list sorted by class, all classes in their shares."""
+    """At most `most` of the values, evenly spaced; a list sorted by class keeps the shares of its classes."""
     if len(values) <= most:
         return values
     return values[np.linspace(0, len(values) - 1, most).round().astype(np.int64)]

@@ -53,7 +53,7 @@ def compare(runs: list[Run], batch_size: int) -> dict[str, Any]:
 
 
 def write(comparison: dict[str, Any], folder: str) -> str:
-    """Writes comparison.html and comparison.json into `folder` and gives the page's path."""
+    """Writes comparison.html and comparison.json into `folder`; returns the page's path."""
     make_folder(folder)
     write_json(os.path.join(folder, "comparison.json"), comparison)
     path = os.path.join(folder, "comparison.html")
@@ -110,7 +110,7 @@ def _label_of_each(split: Split) -> dict[str, str]:
 
 
 def _check_same_content(first: Run, run: Run, split: Split, other: Split) -> None:
-    """Two data sets can use the same names for different images; the same data set needs no reading."""
+    """Two data sets can use the same names for different images; nothing is read if both runs have the same one."""
     if (first.config.data, first.config.data_dir) == (run.config.data, run.config.data_dir):
         return
     differing = [a for i, a in enumerate(split.addresses) if split.encoded(i) != other.encoded(i)]
@@ -122,7 +122,7 @@ def _check_same_content(first: Run, run: Run, split: Split, other: Split) -> Non
 
 
 def _names(runs: list[Run]) -> list[str]:
-    """The folders' names, or whole paths where two are alike."""
+    """The folders' names, or the whole paths if two names are equal."""
     names = [os.path.basename(run.path.rstrip("/")) for run in runs]
     return [printable(name) for name in (names if len(set(names)) == len(names) else [run.path for run in runs])]
 

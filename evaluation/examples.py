@@ -105,7 +105,7 @@ def augmented(split: Split | None, level: str, seed: int) -> list[str]:
 
 
 def _pixels(split: Split, chosen: Iterable[int]) -> np.ndarray:
-    """uint8 (images, image_size, image_size, channels): a few, for which a tf.data pipeline takes longer to build."""
+    """uint8 (images, image_size, image_size, channels); for a few images a tf.data pipeline would take longer."""
     encoded = (tf.constant(split.encoded(i)) for i in chosen)
     return np.stack([decode(image, split.image_size, split.channels).numpy() for image in encoded])
 

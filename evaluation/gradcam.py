@@ -1,4 +1,4 @@
-"""Grad-CAM heat maps: which regions of an image speak for the predicted class."""
+"""Grad-CAM heat maps: the regions of an image that are evidence for the predicted class."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _BATCH = 8
 
 
 def explain(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
-    """Grad-CAM of each image for the class at the same place of `classes`.
+    """Grad-CAM of each image for its class in `classes`.
 
     Selvaraju et al., Grad-CAM, 2017 (arXiv:1610.02391), equations 1 and 2, on the logits.
 
     Args:
         model: made by `models.build` or read from a `.keras` file.
         pixels: in 0-255, shape `(images, height, width, channels)`.
-        classes: indices of the classes to explain; for a single logit 0 or 1.
+        classes: index of the class to explain, for each image; for a single logit 0 or 1.
 
     Returns:
         float32 in 0-1, shape `(images, height, width)`: 1 where the evidence is strongest, all 0 where there is none
@@ -37,7 +37,7 @@ def explain(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.n
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """One image, uint8 (height, width, channels), with its map of (height, width) in 0-1 laid over it in color."""
+    """One uint8 image (height, width, channels) with its heat map (height, width) in 0-1 laid over it in color."""
     gray = np.repeat(pixels.mean(axis=-1, keepdims=True), 3, axis=-1)
     colors = 255 * mpl.colormaps["inferno"](heat)[..., :3]
     share = 0.25 + 0.5 * heat[..., np.newaxis]
@@ -47,7 +47,7 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def _explain_batch(model: keras.Model, split: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray:
     preprocessed = model.get_layer("preprocessing")(tf.convert_to_tensor(pixels))
     with tf.GradientTape() as tape:
-        # A frozen backbone has no trainable variable, and then nothing would be recorded without this.
+        # A frozen backbone has no trainable variables, so without this nothing would be recorded.
         tape.watch(preprocessed)
         maps, features = split(preprocessed, training=False)
         evidence = _evidence(model.get_layer("head")(features, training=False), classes)
@@ -59,7 +59,7 @@ def _explain_batch(model: keras.Model, split: keras.Model, pixels: np.ndarray, c
 
 
 def _evidence(logits: tf.Tensor, classes: np.ndarray) -> tf.Tensor:
-    """The logit of each image's class; a single logit speaks for class 1 and its negative for class 0."""
+    """The logit of each image's class; a single logit is that of class 1, and its negative stands for class 0."""
     if logits.shape[-1] == 1:
         return logits[:, 0] * tf.constant(2.0 * classes - 1.0, logits.dtype)
     return tf.gather(logits, classes, batch_dims=1)

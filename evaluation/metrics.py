@@ -18,10 +18,10 @@ BINS = 15
 
 _SHARES = ("precision", "recall", "f1")
 
-# A chart of the best three of four classes would say little; these are where people begin to ask for it.
+# Least number of classes -> k. With fewer classes, top-k accuracy says little.
 _TOP_K_FROM_CLASSES = {20: 5, 6: 3}
 
-# exp(-34) is what float64 can still hold beside 1.
+# About exp(-34), close to the smallest number that float64 can add to 1.
 _SMALLEST_PROBABILITY = 1e-15
 _TEMPERATURES = (0.05, 20.0)
 
@@ -71,7 +71,7 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, class_names: t
 def baseline(labels: np.ndarray, train_counts: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
     """The numbers of always answering the training split's largest class, with the classes' shares as probabilities.
 
-    The class is chosen from the training split, as a model must; the largest class of the test split would be a peek.
+    Like a model, the baseline must not know the test split, so its class and shares come from the training split.
     """
     shares = (train_counts + 1) / (train_counts.sum() + len(train_counts))
     constant = classification(labels, np.tile(shares, (len(labels), 1)), class_names)
@@ -79,7 +79,7 @@ def baseline(labels: np.ndarray, train_counts: np.ndarray, class_names: tuple[st
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a fraction (Wilson, 1927); honest at 0 and 1 and for few trials."""
+    """The 95 % Wilson score interval of a fraction (Wilson, 1927); valid at 0 and 1 and for few trials."""
     interval = binomtest(successes, trials).proportion_ci(CONFIDENCE_LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -88,8 +88,8 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> dict[str, 
     """McNemar's exact test of two classifiers on the same images (McNemar, Psychometrika 1947).
 
     Returns:
-        `only_first` and `only_second`: how many images just one of them classified correctly; `p_value`:
-        probability of a difference at least as large if both were equally good. 1 where they never disagree.
+        `only_first` and `only_second`: how many images only one of them classified correctly; `p_value`:
+        probability of a difference at least as large if both were equally good; 1 if they never disagree.
     """
     only_first = int((first_correct & ~second_correct).sum())
     only_second = int((~first_correct & second_correct).sum())
@@ -99,12 +99,12 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> dict[str, 
 
 
 def number(value: float) -> float | None:
-    """A plain float for JSON, which has no NaN."""
+    """A Python float for JSON; None for NaN and infinity, which JSON lacks."""
     return float(value) if math.isfinite(value) else None
 
 
 def _normalized(probabilities: np.ndarray) -> np.ndarray:
-    """float32 rows sum to 1 within 1e-6, which scikit-learn warns about."""
+    """float64 rows that sum to 1; scikit-learn warns about float32 rows, which do so only within 1e-6."""
     probabilities = np.asarray(probabilities, np.float64)
     return probabilities / probabilities.sum(axis=1, keepdims=True)
 
@@ -171,11 +171,11 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """The temperature that minimises the log loss (Guo et al., section 4.2), to be fitted on the validation split.
+    """The temperature that minimizes the log loss (Guo et al., section 4.2), to be fitted on the validation split.
 
     Returns:
-        Above 1 where the model is overconfident; None where the images don't determine it, because there are none or
-        all are classified correctly, so that no confidence would be too high.
+        Above 1 for an overconfident model; None if the images don't determine it, because there are none or all are
+        classified correctly, so that no confidence would be too high.
     """
     if not len(labels) or (probabilities.argmax(axis=1) == labels).all():
         return None
@@ -195,5 +195,5 @@ def rescale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _logs(probabilities: np.ndarray) -> np.ndarray:
-    """Logits up to a constant for each row, which is all that a softmax sees."""
+    """Logits up to a constant for each row, which softmax ignores."""
     return np.log(np.maximum(probabilities, _SMALLEST_PROBABILITY))

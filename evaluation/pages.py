@@ -1,4 +1,4 @@
-"""Parts of a page: templates filled with numbers, figures that follow the reader's theme, and images as data URLs."""
+"""Parts of a page: filled templates, figures that follow the reader's theme, and images as data URLs."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _THEME = {
     curves.PINK: "var(--pink)",
 }
 _SVG = "http://www.w3.org/2000/svg"
-# Letters stay letters: small, searchable, in the reader's font; class names may hold a $, which is no formula.
+# Text stays text: small, searchable, in the reader's font; a $ in a class name doesn't start a formula.
 _AS_TEXT: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False}
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-# Class names may hold characters that XML can't, and Matplotlib writes them as they are.
+# Class names may hold characters that XML forbids, and Matplotlib writes them unchanged.
 _NOT_XML = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF], "\N{REPLACEMENT CHARACTER}")
 
 ElementTree.register_namespace("", _SVG)
@@ -49,14 +49,14 @@ ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
 def render(template: str, numbers: dict[str, Any], **context: Any) -> str:
-    """Fills `template`, a file of the folder `templates`.
+    """Fills `template`, a file in the folder `templates`.
 
     Each number names its place in the JSON file beside the page, so that both can be compared.
 
     Args:
         template: the file's name.
         numbers: the content of the JSON file that belongs to the page; `num("/a/0/b", kind)` shows a number of it.
-        context: the other variables of the template.
+        **context: the other variables of the template.
     """
     page = _environment().get_template(template)
 
@@ -68,7 +68,7 @@ def render(template: str, numbers: dict[str, Any], **context: Any) -> str:
 
 
 def _at(numbers: Any, pointer: str) -> Any:
-    """The value at a JSON pointer (RFC 6901, without its escapes: our names need none); None below a null."""
+    """The value at a JSON pointer (RFC 6901, without escapes, which our names don't need); None below a null."""
     for step in pointer.strip("/").split("/"):
         if numbers is None:
             return None
@@ -91,7 +91,7 @@ def _environment() -> jinja2.Environment:
 
 
 def svg(figure: Figure, label: str) -> Markup:
-    """The figure as an inline SVG whose colors are the style sheet's; screen readers say `label`."""
+    """The figure as an inline SVG in the style sheet's colors; screen readers read `label`."""
     target = io.StringIO()
     with mpl.rc_context({**_AS_TEXT, "svg.hashsalt": label}), warnings.catch_warnings():
         # Matplotlib's font lacks many scripts; the browser, which draws the letters, doesn't.
@@ -101,7 +101,7 @@ def svg(figure: Figure, label: str) -> Markup:
     # Its size comes from the page.
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     for group in root.iter(f"{{{_SVG}}}g"):
-        # They are the same in every figure, and nothing refers to them.
+        # The ids are the same in every figure, and nothing refers to them.
         group.attrib.pop("id", None)
     drawing = ElementTree.tostring(root, encoding="unicode")
     for color, variable in _THEME.items():
@@ -110,7 +110,7 @@ def svg(figure: Figure, label: str) -> Markup:
 
 
 def thumbnail(encoded: bytes, longest_px: int = THUMBNAIL_PX) -> str:
-    """A small copy of an encoded image as a data URL, in its own aspect ratio; "" when it can't be read."""
+    """A small copy of an encoded image as a data URL, in its aspect ratio; "" when it can't be read."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             # A large JPEG is decoded at a fraction of its size.
@@ -124,7 +124,7 @@ def thumbnail(encoded: bytes, longest_px: int = THUMBNAIL_PX) -> str:
 
 
 def from_pixels(pixels: np.ndarray, side_px: int = THUMBNAIL_PX) -> str:
-    """uint8 pixels (height, width, 1 or 3) as a data URL, enlarged without smoothing where they are smaller."""
+    """uint8 pixels (height, width, 1 or 3) as the data URL of a square of `side_px`; enlarging doesn't smooth."""
     if pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
     image = Image.fromarray(pixels)

@@ -1,8 +1,8 @@
-"""The report's plots. Each has a title and named axes with units; colors are only the palette's.
+"""The report's plots. Each has a title and named axes with units; all colors are from the palette.
 
 scikit-learn's displays are not used. `ConfusionMatrixDisplay` draws an image, which doesn't follow the reader's theme,
 colors the diagonal like the rest, and writes a number into each cell of any matrix; `CalibrationDisplay` is for two
-classes and has no intervals; of `RocCurveDisplay` and `PrecisionRecallDisplay` all labels would be replaced.
+classes and has no intervals; all labels of `RocCurveDisplay` and `PrecisionRecallDisplay` would have to be replaced.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WIDTH = 5.2
 _SQUARE = (_WIDTH, 4.6)
 _LONGEST_NAME = 18
 
-# From here on the counts in the cells, then the names of single bars, can't be read any more.
+# With more classes, the counts in the cells and the names of single bars can't be read.
 _MOST_COUNTED_CLASSES = 15
 _MOST_NAMED_BARS = 40
 
@@ -44,7 +44,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 @styled
 def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Figure:
-    """Rows are labels, columns predictions; correct ones blue, wrong ones orange, stronger for more of the row."""
+    """Rows are labels, columns predictions; correct cells blue, wrong ones orange, stronger for more of the row."""
     classes = len(class_names)
     side = float(np.clip(0.42 * classes + 2.2, 4.4, 11))
     figure = Figure(figsize=(side, side))
@@ -114,7 +114,7 @@ def calibration(labels: np.ndarray, before: np.ndarray, after: np.ndarray | None
     if after is not None:
         _draw_bins(top, labels, after, "temperature-scaled", "s", ORANGE)
     bottom.hist(before.max(axis=1), bins=BINS, range=(0, 1), color=BLUE, alpha=0.8)
-    # The most probable of two classes has a half at least.
+    # The confidence is at least 1 / classes.
     top.set(ylim=(0, 1.04), ylabel="accuracy", xlim=(1 / before.shape[1] - 0.02, 1.02))
     top.set_title("Accuracy by confidence", loc="left", pad=26)
     top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, columnspacing=1, fontsize=9)
@@ -186,14 +186,14 @@ def _square() -> tuple[Figure, Axes]:
 
 
 def _cell(row: int, column: int, share: float) -> Rectangle:
-    """A single confused image among hundreds must still be seen, hence the root."""
+    """A single confused image among hundreds must be visible, hence the root."""
     color = BLUE if row == column else ORANGE
     alpha = 0.12 + 0.88 * (share if row == column else share**0.5)
     return Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, alpha=alpha, linewidth=0)
 
 
 def _draw_bins(axes: Axes, labels: np.ndarray, probabilities: np.ndarray, name: str, form: str, color: str) -> None:
-    """Each with its 95 % interval, or a bin of two images would look as certain as one of two hundred."""
+    """Draws bins with their 95 % intervals, or one of two images would look as certain as one of two hundred."""
     for bin in bins(labels, probabilities):
         low, high = wilson(round(bin.accuracy * bin.images), bin.images)
         axes.plot([bin.confidence] * 2, [low, high], color=color, linewidth=1, alpha=0.6)

@@ -1,4 +1,4 @@
-"""The answers of a trained model to a split of a run, which the whole report shares, or to any image files."""
+"""The answers of a trained model to the images of a split, which the whole report shares, or to any image files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Predictions:
         labels: int64 class indices, shape `(images,)`.
         probabilities: float64 in 0-1, shape `(images, classes)`, two columns for two classes.
         answers: all answers by name, those of further heads too (see `training.heads.Head.answer`).
-        targets: targets of the further heads, by head; nothing of those whose targets aren't known.
+        targets: targets of the further heads, by head; only of heads whose targets are known.
     """
 
     labels: np.ndarray
@@ -63,7 +63,7 @@ class Predictions:
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
 
-# Of a split, with a batch size, and with a title for the progress line.
+# Called with a split, a batch size, and a title for the progress line.
 Predictor = Callable[[Split, int, str], Predictions]
 Answer = Callable[[np.ndarray | tf.Tensor], Answers]
 _AnswerRows = Callable[[Split, range, tf.Tensor], Answers]
@@ -91,7 +91,7 @@ def from_saved_model(folder: str, heads: Sequence[Head]) -> Predictor:
     """Predicts with the SavedModel itself, from encoded files, as a server does.
 
     Raises:
-        UserError: `folder` holds no SavedModel of this project, or one of other classes.
+        UserError: `folder` holds no SavedModel of this project, or one with other classes.
     """
     serve = _load_signature(folder)
     names = heads[0].class_names
@@ -118,7 +118,7 @@ def _predict(answer: _AnswerRows, heads: Sequence[Head], split: Split, batch_siz
 
 
 def _targets(heads: Sequence[Head], split: Split, rows: slice, pixels: tf.Tensor) -> Answers:
-    """The targets of the further heads for a batch, of those whose columns the data set has."""
+    """The targets of a batch, for the further heads whose columns the data set has."""
     labels = tf.constant(split.labels[rows])
     columns = {name: tf.constant(values[rows]) for name, values in split.dataset.columns.items()}
     return {head.name: _as_array(head.target(pixels, labels, columns)) for head in further(heads, columns)}
@@ -144,13 +144,13 @@ def _load_signature(folder: str) -> Callable:
     serve = loaded.signatures.get("serving_default")
     if serve is None or "image_bytes" not in serve.structured_input_signature[1]:
         raise UserError(f"The SavedModel in {folder} must take image_bytes in serving_default. Export the run again.")
-    # The signature's variables live as long as the object that it was loaded with.
+    # The signature's variables live only as long as the loaded object.
     serve.loaded = loaded
     return serve
 
 
 def _check_classes(answers: Answers, class_names: tuple[str, ...], folder: str) -> None:
-    """A SavedModel of another run would answer too, in other classes."""
+    """Refuses the SavedModel of another run, which would answer with other classes."""
     expected = [name.encode() for name in class_names]
     found = answers["probabilities"]
     fits = found.shape[1] == len(expected)
@@ -162,16 +162,16 @@ def _check_classes(answers: Answers, class_names: tuple[str, ...], folder: str) 
 
 
 def find_files(places: Iterable[str]) -> list[str]:
-    """The files among `places`, and all visible ones below the folders among them, by name."""
+    """The files among `places`, and all visible files below the folders among them, sorted per folder."""
     return [path for place in places for path in (sorted(_below(place)) if _is_folder(place) else [place])]
 
 
 def of_files(
     paths: Sequence[str], answer: Answer, *, image_size: int, channels: int, batch_size: int
 ) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """The answers to image files, in order; one that can't be read harms no other.
+    """The answers to image files, in order; one that can't be read doesn't affect the others.
 
-    Memory doesn't grow with their number: one batch is read ahead while the network is busy.
+    Memory doesn't grow with their number: one batch is read ahead while the network computes.
 
     Args:
         paths: local, or on any file system of `tf.io.gfile`.
@@ -181,7 +181,7 @@ def of_files(
         batch_size: images per step.
 
     Yields:
-        `(path, answers, error)`: the answers of all heads by name, as plain Python values, or the reason for none.
+        `(path, answers, error)`: the answers of all heads by name, as Python values, or why there are none.
     """
     read = partial(_read, image_size=image_size, channels=channels)
     with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
@@ -221,7 +221,7 @@ def _read(path: str, image_size: int, channels: int) -> np.ndarray | str:
         return f"can't be read: {error.message}"
     if isinstance(encoded, str):
         return encoded
-    # A few bytes can claim to be a gigapixel; nothing is decoded before this has looked.
+    # A few bytes can claim to be a gigapixel image, so the header is checked before decoding.
     if problem := read_header(encoded).problem:
         return problem
     try:

@@ -1,4 +1,4 @@
-"""What is written about an assessment: a page that needs nothing else, its numbers, errors.csv, and the model card."""
+"""Writes the report of an assessment: a self-contained page, metrics.json, errors.csv, and the model card."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _MOST_PRINTED_CLASSES = 12
 
 
 def write(assessment: Assessment, model: keras.Model, folder: str) -> str:
-    """Writes index.html, metrics.json and errors.csv into `folder` and gives the page's path.
+    """Writes index.html, metrics.json and errors.csv into `folder`; returns the page's path.
 
     Args:
-        assessment: what was found out.
+        assessment: the findings.
         model: the run's Keras model, for Grad-CAM.
-        folder: created where it is missing.
+        folder: created if it is missing.
 
     Raises:
-        UserError: the place can't be written to.
+        UserError: the folder can't be written to.
     """
     make_folder(folder)
     write_json(os.path.join(folder, "metrics.json"), assessment.numbers)
@@ -51,10 +51,10 @@ def write(assessment: Assessment, model: keras.Model, folder: str) -> str:
 
 
 def write_card(assessment: Assessment) -> str:
-    """Writes the model card into the run folder, as its README.md, and gives its path.
+    """Writes the model card into the run folder, as its README.md; returns its path.
 
     Raises:
-        UserError: the place can't be written to.
+        UserError: the folder can't be written to.
     """
     path = assessment.subject.run.file(CARD)
     write_text(path, card(assessment))
@@ -132,7 +132,7 @@ def _page(assessment: Assessment, model: keras.Model) -> str:
 
 
 def _context(assessment: Assessment) -> dict[str, Any]:
-    """What both templates name."""
+    """The variables that both templates use."""
     run = assessment.subject.run
     return {
         "subject": assessment.subject,
@@ -145,7 +145,7 @@ def _context(assessment: Assessment) -> dict[str, Any]:
 
 
 def _figures(assessment: Assessment) -> dict[str, Markup]:
-    """Inline SVG by the name that the template uses; what doesn't apply is left out."""
+    """Inline SVGs by their names in the template; figures that don't apply are left out."""
     numbers, predictions, names = assessment.numbers, assessment.predictions, assessment.subject.class_names
     run = assessment.subject.run
     figures = {
@@ -172,12 +172,12 @@ def _sizes(assessment: Assessment) -> plots.Figure:
 
 
 def _measured(assessment: Assessment) -> list[FurtherHead]:
-    """The heads beside the class whose targets are known."""
+    """The further heads whose targets are known."""
     return [head for head in further(assessment.subject.heads) if assessment.numbers[head.name]]
 
 
 def _split_counts(run: Run) -> dict[str, np.ndarray]:
-    """How many images of each class are in each split, by the split's name for readers."""
+    """Number of images of each class, in index order, by the split's name for readers."""
     index = {name: i for i, name in enumerate(run.class_names)}
     rows = run.splits()
     names = {"training": "train", "validation": "val", "test": "test", "unused": "unused"}
@@ -189,7 +189,7 @@ def _split_counts(run: Run) -> dict[str, np.ndarray]:
 
 
 def _classes(numbers: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """Index and numbers of each class; of many classes the worst come first."""
+    """Index and numbers of each class; of more than ten classes the lowest F1 comes first."""
     rows = list(enumerate(numbers["classes"]))
     if len(rows) <= _MOST_IN_ORDER:
         return rows
@@ -197,7 +197,7 @@ def _classes(numbers: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
 
 
 def most_confused(numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    """The commonest pairs of a label and another prediction, with the share of the label's images."""
+    """The most common pairs of a label and a wrong prediction, with their share of the label's images."""
     matrix = np.asarray(numbers["confusion"])
     wrong = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSED]
@@ -215,7 +215,7 @@ def most_confused(numbers: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _formats(assessment: Assessment) -> dict[str, int]:
-    """How many image files there are of each format and oddity, commonest first."""
+    """Number of image files of each format and with each oddity, the most common first."""
     found = [name for header in assessment.headers for name in (header.format, *header.notes) if name]
     return dict(sorted(((name, found.count(name)) for name in set(found)), key=lambda item: (-item[1], item[0])))
 

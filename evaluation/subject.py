@@ -1,4 +1,4 @@
-"""Which images a run is evaluated on: its own test split, wherever that is now, or others of its classes."""
+"""The images that a run is evaluated on: its own test split, wherever it is now, or other images of its classes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Subject:
     """What is evaluated, and on which images.
 
     Attributes:
-        run: the run whose classes and training images are meant.
+        run: the run, with its classes and training images.
         split: the images to evaluate on.
-        images: which ones these are, for the reader: `the test split of cat_dog`.
+        images: a name of these images for the reader, such as `the test split of cat_dog`.
         network: what predicts: `model.keras`, or the folder of a SavedModel.
         is_own: whether `split` is the run's own test split.
-        notes: what was left out and why, a sentence each.
+        notes: sentences that say what was left out and why.
         val: the validation images that were found, for calibration; None for none.
         train: the training images that were found, to search for copies; None for none.
     """
@@ -44,7 +44,7 @@ class Subject:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names that can be printed, whatever bytes a folder's name holds."""
+        """The class names in printable form, whatever bytes a folder's name holds."""
         return tuple(printable(name) for name in self.run.class_names)
 
     @property
@@ -59,7 +59,7 @@ def own_test_split(run: Run, network: str, moved_to: Dataset | None = None) -> S
     Args:
         run: the run.
         network: what predicts.
-        moved_to: where the run's images are now; None for where they were.
+        moved_to: where the run's images are now; None if they have not moved.
 
     Raises:
         UserError: an image of the test split is missing.
@@ -73,7 +73,7 @@ def own_test_split(run: Run, network: str, moved_to: Dataset | None = None) -> S
 
 
 def subject_in(run: Run, data: str, data_dir: str | None, network: str) -> Subject:
-    """The images of `data`: the run's own test split, where the run's images have moved there, else all of them.
+    """The images of `data`: the run's own test split, if the run's images have moved there, else all of them.
 
     Raises:
         UserError: there is no such data set, it holds only some of the test split, or none of the run's classes.
@@ -83,17 +83,16 @@ def subject_in(run: Run, data: str, data_dir: str | None, network: str) -> Subje
     if found and not all_found:
         raise UserError(
             f"`data` must hold the whole test split of {run.path}, if the run's images have moved there, or other "
-            f"images. Received {found:,} of its images, unchanged, and not the others, in {printable(data)}. Put those "
-            "back, or take the run's images away."
+            f"images. Received: {found:,} of its images, unchanged, but not the others, in {printable(data)}. Put the "
+            "others back, or remove the run's images."
         )
     return own_test_split(run, network, dataset) if found else _other_images(run, dataset, network)
 
 
 def _same_images(run: Run, dataset: Dataset) -> tuple[int, bool]:
-    """How many images of the run's test split `dataset` holds, and whether these are all.
+    """How many images of the run's test split `dataset` holds, and whether it holds all.
 
-    The address, the class and the content must be the same; for a run of an older version, which recorded no content,
-    nothing is.
+    Address, class and content must be the same; a run of an older version recorded no content, so none counts.
     """
     wanted = {row.address: row.sha256 for row in run.splits() if row.split == "test"}
     split, missing = run.found("test", dataset)
@@ -138,24 +137,24 @@ def _on_unknown_classes(names: Sequence[str], labels: np.ndarray) -> list[str]:
 
 
 def _readable(dataset: Dataset) -> tuple[Dataset, list[str]]:
-    """What can be read, and a note on the others."""
+    """The readable images, and a note on the others."""
     inspections = validation.scan(dataset)
     good = [i for i, inspection in enumerate(inspections) if not inspection.problem]
     listed = validation.list_bad(dataset, inspections)
     if not good:
         raise UserError(f"{dataset.name} must hold a whole JPEG, PNG, GIF or BMP. Received none:\n{listed}")
     bad = len(dataset) - len(good)
-    notes = [f"Left out {errors.counted(bad, 'file')}, of which no image can be read:\n{listed}"] if bad else []
+    notes = [f"Left out {errors.counted(bad, 'file')} without a readable image:\n{listed}"] if bad else []
     digests = tuple(inspections[i].digest for i in good)
     return replace(dataset.take(np.asarray(good)), digests=digests), notes
 
 
 def _supported(subject: Subject, own: Dataset | None) -> Subject:
-    """`subject` with those of the run's validation and training images that `own` still holds.
+    """`subject` with the run's validation and training images that `own` still holds.
 
     Args:
         subject: without them.
-        own: the run's images, or what is left of them; None where they can't be found.
+        own: the run's images, or what is left of them; None if they can't be found.
     """
     val, val_missing = _found(subject.run, "val", own)
     train, train_missing = _found(subject.run, "train", own)
@@ -165,11 +164,11 @@ def _supported(subject: Subject, own: Dataset | None) -> Subject:
     ]
     trained = {row.sha256 for row in subject.run.splits() if row.split == "train" and row.sha256}
     digests = subject.split.dataset.digests
-    # Where no copies can be searched for, at least identical images are found.
+    # Without a search for copies, at least identical images are found.
     if not train and (known := sum(digest in trained for digest in digests)):
         notes.append(
             f"{known:,} of these {len(digests):,} images were trained on: they have the same SHA-256 as one in the "
-            "training split. Take them away."
+            "training split. Remove them."
         )
     return replace(subject, notes=(*subject.notes, *notes), val=val, train=train)
 

@@ -1,4 +1,4 @@
-"""Answers about images on standard output, the same from `predict.py` and the client: a table, CSV or JSON."""
+"""Writes answers to standard output, the same for `predict.py` and the client: a table, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import tables
 from data.names import printable
 from errors import UserError
 
-# A single long path should not push all answers out of sight.
+# So that one long path doesn't push all answers out of sight.
 _LONGEST_PATH = 100
 
 
@@ -41,7 +41,7 @@ class Layout:
     """What must be known before the first row is written.
 
     Attributes:
-        images: the paths of all images that rows will come for, in that order.
+        images: the paths of all images, in the order of their rows.
         class_names: of the model, in index order.
         further: names of the model's other heads, each a column.
     """
@@ -52,7 +52,7 @@ class Layout:
 
 
 def ranked(class_names: Sequence[str], probabilities: Sequence[float]) -> dict[str, float]:
-    """Probabilities by class name, the highest first; of equal ones the first class."""
+    """Probabilities by class name, the highest first; equal ones in the order of the classes."""
     pairs = zip(class_names, map(float, probabilities), strict=True)
     return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
@@ -89,7 +89,7 @@ def write(rows: Iterable[Row], layout: Layout, values: flags.FlagValues) -> int:
     Returns:
         The exit code: 0 when every image was answered, 1 when some or all were not.
     """
-    # Names of classes and files can be in any script, wherever the output goes.
+    # Names of classes and files can be in any script.
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     failed = 0
 
@@ -114,7 +114,7 @@ def _top_k(wanted: int | None, classes: int) -> int:
 
 
 def _record(row: Row, layout: Layout) -> dict[str, Any]:
-    """The shape of every row: one object of the JSON, and with the probabilities flattened one line of the CSV."""
+    """A row as an object of the JSON, or, with the probabilities flattened, as a line of the CSV."""
     label, score = next(iter(row.probabilities.items()), (None, None))
     further = {name: row.further.get(name) for name in layout.further}
     answer = {"label": label, "score": score, "probabilities": dict(row.probabilities)}
@@ -122,11 +122,11 @@ def _record(row: Row, layout: Layout) -> dict[str, Any]:
 
 
 def _write_json(rows: Iterable[Row], layout: Layout) -> None:
-    """One object per line inside the list; a failure in the middle leaves a list of the answers until then."""
+    """One object per line inside the list; a failure in the middle leaves a valid list of the answers so far."""
     opening = "[\n"
     try:
         for row in rows:
-            # Escaping everything but ASCII keeps file names that aren't UTF-8, and any terminal or pipe takes it.
+            # Escaping everything but ASCII keeps file names that aren't UTF-8, and suits any terminal or pipe.
             sys.stdout.write(opening + json.dumps(_record(row, layout)))
             opening = ",\n"
     finally:
@@ -169,7 +169,7 @@ def _cell(value: Any) -> str:
 
 
 def _harmless(value: Any) -> Any:
-    """Text with escapes for what isn't UTF-8 and for what would move the cursor; other values as they are."""
+    """Text with escapes for what isn't UTF-8 and for what would move the cursor; other values unchanged."""
     if not isinstance(value, str):
         return value
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable(value))

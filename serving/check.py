@@ -33,13 +33,13 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Prints the largest difference; 1 when it is above the tolerance."""
+    """Prints the largest difference; returns 1 when it is above the tolerance, else 0."""
     if argv[1:]:
         raise UserError(f"Only flags are understood. Received: {' '.join(argv[1:])}. See --help.")
     options = flags.FLAGS
     server, patience = client.connect(options)
     served = client.metadata(server, patience)
-    # TensorFlow takes seconds to import, which --help and a wrong address shouldn't.
+    # TensorFlow takes seconds to import, which --help and a wrong address needn't wait for.
     startup.load_tensorflow()
     from training.run import Run
 
@@ -69,10 +69,10 @@ def compare(
     """The largest difference between the run's and the server's probabilities for each test image, by address.
 
     Args:
-        run: gives the images of its test split and its best model.
-        ask: gives the server's answers to encoded images; a refused image counts as infinitely different.
+        run: the run, with its test split and its best model.
+        ask: returns the server's answers to encoded images; a refused image counts as infinitely different.
         batch_size: images per request.
-        limit: how many images; 0 for all.
+        limit: number of images; 0 for all.
     """
     import tensorflow as tf
 
@@ -94,7 +94,7 @@ def compare(
 
 
 def report(differences: dict[str, float], tolerance: float) -> int:
-    """Prints what `compare` found; 1 when a difference is above `tolerance`."""
+    """Prints what `compare` found; returns 1 when a difference is above `tolerance`, else 0."""
     wrong = {address: value for address, value in differences.items() if not value <= tolerance}
     print(f"{errors.counted(len(differences), 'test image')}, largest difference {max(differences.values()):.1e}")
     if not wrong:

@@ -67,7 +67,7 @@ def define_server_flags() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Writes a row for each image; gives the exit code."""
+    """Writes a row for each image; returns the exit code."""
     options = flags.FLAGS
     answers.check_flags(options)
     paths = find_images(argv[1:])
@@ -77,12 +77,12 @@ def main(argv: list[str]) -> int:
     batches = [lambda batch=batch: list(map(read, batch)) for batch in split(paths, options.batch_size)]
     answered = chain.from_iterable(classify_all(server, batches, patience, options.parallel))
     rows = (_row(about, path, answer) for path, answer in zip(paths, answered, strict=True))
-    # On a terminal the rows themselves show the progress, and a second line would tear them.
+    # On a terminal the rows themselves show the progress, and a progress line would break them up.
     return answers.write(rows if sys.stdout.isatty() else progress(rows, len(paths), "asking"), layout, options)
 
 
 def connect(values: flags.FlagValues, connections: int = 1) -> tuple[Transport, Patience]:
-    """The transport and the patience that the flags ask for, with room for `connections` requests at a time.
+    """The transport and the patience that the flags ask for, for `connections` requests at a time.
 
     Raises:
         UserError: the address isn't valid.
@@ -142,11 +142,11 @@ def classify(server: Transport, images: list[bytes], patience: Patience) -> list
 def classify_all(
     server: Transport, batches: Iterable[Callable[[], list[bytes]]], patience: Patience, parallel: int
 ) -> Iterator[list[Answer]]:
-    """The answers to batches, in their order, with up to `parallel` requests under way.
+    """The answers to batches, in their order, with up to `parallel` requests at a time.
 
     Args:
-        server: how to call it.
-        batches: functions that read a batch when its turn has come, so that memory doesn't hold all images.
+        server: the transport.
+        batches: functions that each read one batch when called, so that memory doesn't hold all images.
         patience: for each request.
         parallel: at least 1.
     """
@@ -171,10 +171,10 @@ def classify_all(
 def find_images(arguments: list[str]) -> list[str]:
     """The files that `arguments` name, and all visible files in the folders among them, sorted.
 
-    A path that doesn't exist is kept: it gets a row of its own.
+    A path that doesn't exist is kept, and gets a row with an error.
 
     Raises:
-        UserError: nothing is named, or no file is in the folders.
+        UserError: nothing is named, or the folders hold no file.
     """
     if not arguments:
         raise UserError("Name images or folders of images: python -m serving.client --server=HOST:PORT photos/")
@@ -209,7 +209,7 @@ def split(paths: list[str], batch_size: int) -> Iterator[list[str]]:
 
 
 def read(path: str) -> bytes:
-    """The file's bytes; empty for one that can't be read or be an image, which the server then refuses."""
+    """The file's bytes; empty if it can't be read or can't be an image, which the server then refuses."""
     if unreadable(path):
         return b""
     try:
@@ -220,7 +220,7 @@ def read(path: str) -> bytes:
 
 
 def unreadable(path: str) -> str:
-    """Why the file isn't sent; empty for one that is."""
+    """Why the file can't be sent; empty if it can."""
     # Opening a named pipe would wait forever.
     if not os.path.isfile(path):
         return "not a file" if os.path.exists(path) else "no such file"

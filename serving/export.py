@@ -1,4 +1,4 @@
-"""From a run to a SavedModel that TensorFlow Serving runs: load, describe, trace, check, warm up, publish."""
+"""Exports a run as a SavedModel for TensorFlow Serving: load, describe, trace, check, warm up, publish."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from training.run import Run
 SERVER_VERSION = "2.20"
 METADATA_FILE = os.path.join("assets.extra", "metadata.json")
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
-# One image alone and one batch: each new shape can cost memory planning, and on a GPU a search for the best kernels.
+# A single image and a batch: a new shape can cost memory planning, and on a GPU a search for the best kernels.
 _WARMUP_BATCH_SIZES = (1, 8)
 _SERVER_OPS = pathlib.Path(__file__).with_name("ops_tensorflow_2_20.txt")
 
@@ -38,7 +38,7 @@ def export_run(run: Run, *, base: str | None = None, version: int | None = None,
         run: a run that has finished at least one epoch.
         base: the folder of the versions; None for `export` in the run's folder.
         version: the number to take; None for the next one.
-        keep_versions: how many of the highest numbers stay; 0 for all.
+        keep_versions: how many of the highest versions to keep; 0 for all.
 
     Raises:
         UserError: the run has no model yet, or `base` can't be written to; see `publish`.
@@ -55,7 +55,7 @@ def export_model(model: keras.Model, class_names: Sequence[str], base: str, *, n
         model: made by `models.build`.
         class_names: in the order of the logits.
         base: the folder of the versions.
-        name: what the metadata calls the model.
+        name: the model's name in the metadata.
 
     Raises:
         UserError: names and logits don't fit, or `base` can't be written to; see `publish`.
@@ -81,7 +81,7 @@ def describe(run: Run) -> Metadata:
         channels=spec.channels,
         heads=spec.heads,
         run=_last_part(os.path.abspath(run.path)),
-        # Without folders, which would tell clients where on whose disk the images are.
+        # Without folders, which would tell clients where the images are.
         details={**details, "data": _last_part(run.config.data), "test": run.test_metrics()},
     )
 
@@ -90,10 +90,10 @@ def save(model: keras.Model, folder: str, metadata: Metadata) -> None:
     """Writes the SavedModel of `model` to the new folder `folder`, for inference only, with warm-up requests.
 
     Args:
-        model: takes pixels in 0-255 (batch, image_size, image_size, channels) and gives logits, or with several heads
-            a dict by their names.
-        folder: doesn't exist yet.
-        metadata: the class names in the order of the logits, the size of the input, and where the model comes from.
+        model: takes pixels in 0-255 (batch, image_size, image_size, channels) and returns logits, or with several
+            heads a dict by their names.
+        folder: must not exist yet.
+        metadata: the class names in the order of the logits, the size of the input, and the model's origin.
 
     Raises:
         UserError: names and logits don't fit, or the graph holds an operation that the server doesn't know.
@@ -133,11 +133,10 @@ def graph_ops(folder: str) -> set[str]:
 
 
 def write_warmup(folder: str, metadata: Metadata) -> None:
-    """Writes the requests that the server answers to itself before it takes any, so that the first real one isn't slow.
+    """Writes the requests that the server runs before it accepts any, so that the first real one isn't slow.
 
-    An uncompressed TFRecord file of `PredictionLog` messages: each kind of file that is decoded by its own operation,
-    then batches, then the other signatures. A request that fails would keep the server from loading the version, so
-    all images are valid.
+    An uncompressed TFRecord file of `PredictionLog` messages: a PNG, JPEGs alone and in a batch, then the other
+    signatures. A request that fails would keep the server from loading the version, so all images are valid.
     """
     path = os.path.join(folder, WARMUP_FILE)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -167,7 +166,7 @@ def _last_part(path: str) -> str:
 
 
 def _warmup_batches(image_size: int) -> list[list[bytes]]:
-    # Noise, not a flat color: a decoder's work depends on what there is to decode.
+    # Noise, not a flat color, since a decoder's work depends on the content.
     shape = (2 * image_size, 2 * image_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     jpeg = tf.io.encode_jpeg(pixels, quality=85).numpy()
@@ -177,6 +176,6 @@ def _warmup_batches(image_size: int) -> list[list[bytes]]:
 
 def _record(request: Any) -> bytes:
     log = wire.PredictionLog()
-    # The records are sent to the version that holds them, whichever name it is served under.
+    # The records go to the version that holds them, under whatever name it is served.
     log.predict_log.request.CopyFrom(request)
     return log.SerializeToString()

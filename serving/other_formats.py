@@ -1,4 +1,4 @@
-"""One file for another runtime, by Keras's own exporters: pixels in, logits out, the class names inside."""
+"""Exports a run to one TFLite or ONNX file with Keras's exporters: pixels in, logits out, class names inside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serving.wire import Metadata
 from training.run import Run
 
 _NEEDS = {"tflite": (), "onnx": ("onnx", "tf2onnx")}
-# Weights of so many numbers, 256 kB in float32, are kept out of the conversion to ONNX.
+# Weights with at least this many numbers, 256 kB in float32, are kept out of the conversion to ONNX.
 _LARGE = 1 << 16
 _WEIGHT = "large_weight_"
 
@@ -47,8 +47,8 @@ def export(run: Run, kind: str, folder: str | None = None) -> str:
 def save(model: keras.Model, path: str, kind: str, metadata: Metadata) -> None:
     """Writes `model` to the file `path`, with its metadata inside.
 
-    The file takes float32 pixels in 0-255 (batch, image_size, image_size, channels) and gives logits (one for two
-    classes), and by its name what each further head gives. Its user decodes and resizes images as
+    The file takes float32 pixels in 0-255 (batch, image_size, image_size, channels) and returns logits (one for two
+    classes), and the output of each further head by its name. Its user must decode and resize images as
     `data.decode.decode` does.
 
     Args:
@@ -76,12 +76,12 @@ def save(model: keras.Model, path: str, kind: str, metadata: Metadata) -> None:
 class WithWeights(keras.Model):
     """A network as a function of pixels and of the values of its large weights.
 
-    tf2onnx copies every constant dozens of times: of AlexNet's 57 million weights it made more than 9 GB, and of these
-    inputs, which become constants of the file afterwards, nothing.
+    tf2onnx copies every constant dozens of times, AlexNet's 57 million weights into more than 9 GB, but no inputs.
+    The file gets the values of these inputs as constants afterwards.
 
     Args:
-        network: takes pixels, and gives the same whatever is passed as `training`.
-        large: variables of it, whose values follow the pixels in the inputs.
+        network: takes pixels, and ignores the argument `training`.
+        large: its variables whose values follow the pixels in the inputs.
     """
 
     def __init__(self, network: keras.Model, large: Sequence[keras.Variable]) -> None:
@@ -92,7 +92,7 @@ class WithWeights(keras.Model):
         self.built = True
 
     def call(self, inputs: Sequence[Any]) -> Any:
-        """What the network gives for the first of `inputs`, with the others as its large weights."""
+        """The network's output for the first of `inputs`, with the others as its large weights."""
         pixels, *values = inputs
         with keras.StatelessScope(state_mapping=list(zip(self.large, values, strict=True))):
             return self.network(pixels)
@@ -108,17 +108,17 @@ def _check_packages(kind: str) -> None:
 
 
 def _for_inference(model: keras.Model, spec: keras.InputSpec) -> keras.Model:
-    """The same network as a functional model with `training=False` written into it.
+    """The same network as a functional model with `training=False` built in.
 
-    Keras's ONNX exporter traces a model as for training: where it holds random layers, BatchNorm would use the batch's
-    own statistics. And a subclassed model has no input of its own until it is called on one.
+    Keras's ONNX exporter traces a model as for training: with random layers in it, BatchNorm would use the statistics
+    of the batch. And a subclassed model has no input until it is called on one.
     """
     pixels = keras.Input(spec.shape[1:], name=spec.name)
     return keras.Model(pixels, model(pixels, training=False))
 
 
 def _describe_tflite(path: str, metadata: Metadata) -> None:
-    # A TFLite reader ignores what follows the model; the format's own metadata tools append a zip archive, too.
+    # A TFLite reader ignores what follows the model; the format's metadata tools append a zip archive, too.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("metadata.json", metadata.to_json() + "\n")
         archive.writestr("labels.txt", "".join(f"{name}\n" for name in metadata.class_names))

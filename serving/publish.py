@@ -1,4 +1,4 @@
-"""Puts a SavedModel where a running TensorFlow Serving finds it: as the next version, whole or not at all."""
+"""Publishes a SavedModel to a running TensorFlow Serving: as the next version, whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ _GRAPH = "saved_model.pb"
 
 
 def publish(write: Callable[[str], None], base: str, *, version: int | None = None, keep_versions: int = 0) -> str:
-    """Lets `write` make a SavedModel and puts it under the next number into `base`.
+    """Moves a SavedModel that `write` makes into `base`, under the next number.
 
-    In a local folder any number of exports can run at once: the rename to a number is atomic, and fails for a number
-    that another export has taken meanwhile, which then tries the next. An export that is killed leaves nothing that a
-    server would load.
+    In a local folder any number of exports can run at once: the rename to a number is atomic, and an export whose
+    number was taken meanwhile tries the next one. A killed export leaves nothing that a server would load.
 
     On object storage nothing can be renamed, so the graph is copied last: a server that polls the folder meanwhile
     finds a version without `saved_model.pb`, refuses it and tries again. Two exports at the same time would take the
-    same number; nothing could prevent it.
+    same number, which can't be prevented there.
 
     Args:
-        write: makes the local folder whose path it is given, which doesn't exist yet.
-        base: the folder of the versions, on any path of `tf.io.gfile`; made when it doesn't exist.
+        write: creates a local folder at the path that it is passed, where nothing exists yet.
+        base: the folder of the versions, on any path of `tf.io.gfile`; created if it doesn't exist.
         version: the number to take, at least 1; None for one more than the highest.
-        keep_versions: how many of the highest numbers stay; 0 for all.
+        keep_versions: how many of the highest versions to keep; 0 for all.
 
     Returns:
         The path of the new version.
@@ -48,7 +47,7 @@ def publish(write: Callable[[str], None], base: str, *, version: int | None = No
     put, remove = (_copy, tf.io.gfile.rmtree) if "://" in base else (_rename, files.discard)
     path = put(write, base.rstrip("/"), version)
     for number in versions(base)[:-keep_versions] if keep_versions else []:
-        # A low number that was asked for stays, else the export would be gone at once.
+        # A low `version` stays, or the export would be deleted at once.
         if str(number) != os.path.basename(path):
             remove(os.path.join(base, str(number)))
     return path
@@ -71,7 +70,7 @@ def _next(base: str) -> int:
 def _rename(write: Callable[[str], None], base: str, version: int | None) -> str:
     files.make_folder(base)
     files.remove_left_over(base)
-    # A server reads only folders whose name is a number; this one is such as `remove_left_over` looks for.
+    # A server reads only folders whose name is a number; `remove_left_over` recognizes this name.
     unfinished = os.path.join(base, f".part-{socket.gethostname()}.{os.getpid()}-{uuid.uuid4().hex}")
     try:
         with files.explained(base):
@@ -117,7 +116,7 @@ def _files(folder: str) -> Iterator[str]:
 
 
 def _flush_to_disk(folder: str) -> None:
-    """Without it a power loss soon after the rename could leave a version with empty files."""
+    """Without it, a power loss soon after the rename could leave a version with empty files."""
     for parent, _, names in os.walk(folder):
         for name in names:
             _flush(os.path.join(parent, name))

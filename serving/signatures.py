@@ -1,6 +1,6 @@
 """The functions that a server calls: encoded images or pixels in, labels and probabilities out.
 
-An image that can't be decoded gets an error of its own and doesn't affect the others of its batch.
+An image that can't be decoded gets an error and doesn't affect the others of its batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Signatures:
         """Answers encoded images, each in its own row, independently of the others.
 
         Args:
-            image_bytes: strings (batch,), each a JPEG, PNG, GIF (first frame) or BMP file of at most 100 megapixels.
+            image_bytes: strings (batch,), each a JPEG, PNG, GIF (first frame) or BMP file of at most 100 megapixels
+                and 512 MiB.
 
         Returns:
             The outputs of `pixels`, and `error`, strings (batch,). A row with an error has an empty label and zeros.
@@ -50,7 +51,7 @@ class Signatures:
 
         Returns:
             `label` (batch,) the name of the most probable class, `score` (batch,) its probability, `probabilities`
-            (batch, classes) in the order of the class names, and what further heads answer, by their names.
+            (batch, classes) in the order of the class names, and the answers of further heads, by their names.
         """
         size, channels = self.about.image_size, self.about.channels
         # The server runs the graph on any shape whatever the signature says, and some kernels then end the process.
@@ -61,7 +62,7 @@ class Signatures:
         return {name: values for answer in answers for name, values in answer.items()}
 
     def metadata(self, request: tf.Tensor) -> _Answers:
-        """The metadata as JSON, once for each element of `request`, strings (batch,) that aren't looked at."""
+        """The metadata as JSON, once for each element of `request`, strings (batch,) whose content is ignored."""
         return {"metadata": tf.fill(tf.shape(request), self.about.to_json())}
 
     def specs(self) -> dict[str, list[tf.TensorSpec]]:
@@ -75,10 +76,10 @@ class Signatures:
 
 
 def decode_batch(image_bytes: tf.Tensor, image_size: int, channels: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes each image by `data.decode.decode`; one that can't be gives a black row and the reason.
+    """Decodes each image by `data.decode.decode`; one that can't be decoded gives a black row and the reason.
 
-    The whole batch is tried at once first, which costs no more than decoding without a guard. Only when an image in
-    it fails is the batch decoded again, each image in a data set of its own that ignores the error.
+    The whole batch is tried first, at no extra cost. Only if an image in it fails is the batch decoded again, each
+    image in a separate data set that ignores the error.
 
     Args:
         image_bytes: encoded images, strings of shape (batch,).
@@ -122,7 +123,7 @@ def _decode_or_refuse(encoded: tf.Tensor, image_size: int, channels: int) -> tup
 
 
 def _header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Whether the bytes begin as one of the four formats, and width and height in px.
+    """Whether the bytes begin like one of the four formats, and width and height in px (0 for a BMP).
 
     TensorFlow's decoders allocate what a header asks for: a file of a kilobyte can ask for 12 gigabytes.
     """
@@ -131,7 +132,7 @@ def _header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         (tf.io.is_jpeg(encoded), lambda: (True, *_jpeg_size(encoded))),
         (is_png(encoded), lambda: (True, *_png_size(encoded))),
         (is_gif(encoded), lambda: (True, *first_frame(encoded)[:2])),
-        # A BMP isn't compressed, so it can't ask for more than it brings; TensorFlow checks that.
+        # A BMP isn't compressed, so it can't ask for more than its size; TensorFlow checks that.
         (is_bitmap(encoded), lambda: (True, zero, zero)),
     ]
     return tf.case(kinds, default=lambda: (False, zero, zero), exclusive=False)
@@ -145,7 +146,7 @@ def _jpeg_size(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _png_size(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """IHDR must be the first chunk: its width and height are big-endian at byte 16."""
     sizes = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
-    # A negative side would make a small area of two huge ones.
+    # Two huge sides read as negative numbers could give a small area.
     width, height = tf.unstack(tf.where(sizes < 0, tf.int32.max, tf.ensure_shape(sizes, (2,))))
     return width, height
 

@@ -1,4 +1,4 @@
-"""Calling a TensorFlow Serving over gRPC or HTTP, with retries, and what its refusals mean.
+"""Calls TensorFlow Serving over gRPC or HTTP, with retries, and explains its refusals.
 
 Imports neither TensorFlow nor Keras: a client machine needs only grpcio, protobuf, requests and NumPy.
 """
@@ -23,15 +23,15 @@ from serving import wire
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
-# A server that is being restarted is back soon; one that is not there should be reported before anyone gets impatient.
+# A server that restarts is soon back; one that doesn't run should be reported soon.
 _DOWN_SECONDS = 3.0
 _CONNECT_SECONDS = 3.0
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # The address is that of a server in reach; gRPC would send even localhost through $http_proxy.
+    # The server is reached directly; gRPC would send even localhost through $http_proxy.
     ("grpc.enable_http_proxy", 0),
-    # Otherwise a channel that has failed once refuses for a second and more without trying.
+    # Otherwise a channel that has failed once refuses calls for more than a second without trying.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -46,7 +46,7 @@ class BusyError(Exception):
     """The server can't answer now, but may do so soon.
 
     Attributes:
-        is_down: whether no server could be reached at all.
+        is_down: whether no server could be reached.
     """
 
     def __init__(self, message: str, *, is_down: bool) -> None:
@@ -60,11 +60,11 @@ class WaitedError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Which model on which server.
+    """A model on a server.
 
     Attributes:
         server: `host:port`, or for HTTP also `https://host:port`.
-        model: the name under which the server has it.
+        model: the model's name on the server.
         label: a version label of the server's configuration, such as `canary`; None for the newest version.
     """
 
@@ -92,20 +92,20 @@ class Transport(Protocol):
     target: Target
 
     def call(self, signature: str, name: str, values: list[bytes], seconds: float) -> Columns:
-        """Gives `signature` the strings `values` as its input `name`; returns a list with an entry a row, by output.
+        """Passes `signature` the strings `values` as its input `name`; returns a list with an entry per row, by output.
 
         Raises:
-            BusyError: worth trying again.
+            BusyError: the call may succeed later.
             WaitedError: no answer within `seconds`.
-            UserError: not worth trying again.
+            UserError: the call would fail again.
         """
         ...
 
 
 def call(transport: Transport, signature: str, name: str, values: list[bytes], patience: Patience) -> Columns:
-    """As `Transport.call`, with new attempts while the server is busy, after random pauses that double.
+    """As `Transport.call`, with retries while the server is busy, after random pauses that double.
 
-    urllib3's `Retry` counts attempts, and knows of HTTP only; what a user can set here is one deadline for both ways.
+    urllib3's `Retry` counts attempts and handles only HTTP; here one deadline covers gRPC and HTTP.
 
     Raises:
         UserError: the server is down, too busy for longer than the deadline, or refuses the request.
@@ -171,7 +171,7 @@ class Rest:
         label = f"/labels/{target.label}" if target.label else ""
         self._url = f"{root.rstrip('/')}/v1/models/{target.model}{label}:predict"
         self._session = requests.Session()
-        # As with gRPC, nothing of the environment comes between the user's address and the server.
+        # As with gRPC, the server is reached directly, without proxies from the environment.
         self._session.trust_env = False
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=connections)
         self._session.mount("http://", adapter)
@@ -210,12 +210,12 @@ class Rest:
             outputs = response.json()["outputs"]
         except (ValueError, KeyError, TypeError) as error:
             raise _not_a_server(self.target, response.text[:200]) from error
-        # The server drops the name of an output that is the only one.
+        # The server leaves out the name of a single output.
         return outputs if isinstance(outputs, dict) else {signature: outputs}
 
 
 def request_body(signature: str, name: str, values: list[bytes]) -> bytes:
-    """The JSON of a predict request: 4/3 of the files' size and a few bytes more per image."""
+    """The JSON of a predict request: 4/3 of the files' size and a few bytes per image."""
     encoded = [{"b64": base64.b64encode(value).decode("ascii")} for value in values]
     body = {"signature_name": signature, "inputs": {name: encoded}}
     return json.dumps(body, separators=(",", ":")).encode("ascii")
@@ -240,7 +240,7 @@ def refused(target: Target, details: str) -> UserError:
 
 
 def _not_a_server(target: Target, details: str) -> UserError:
-    """Something else listens there."""
+    """Another program listens at the address."""
     return UserError(
         f"--server={target.server} must be the address of a TensorFlow Serving: its gRPC port, usually 8500, or with "
         f"--rest its HTTP port, usually 8501. Something else answered: {details}"
@@ -275,7 +275,7 @@ def _rows(tensor: Any) -> list[Any]:
         values = np.frombuffer(tensor.tensor_content, "<f4")
     else:
         values = np.array(tensor.float_val, np.float32)
-    # The format lets a sender leave out the last values where they repeat.
+    # A sender may leave out repeated last values.
     missing = math.prod(shape) - len(values)
     return np.concatenate([values, np.repeat(values[-1:], missing)]).reshape(shape).tolist()
 

@@ -1,6 +1,6 @@
-"""What goes between client and server: the metadata of a model, and messages of TensorFlow Serving's gRPC interface.
+"""The data between client and server: the metadata of a model, and messages of TensorFlow Serving's gRPC interface.
 
-The messages are as few as the client and the warm-up file need, with the field numbers of
+Only the messages that the client and the warm-up file need, with the field numbers of
 `tensorflow_serving/apis/{predict,model,prediction_log,get_model_status}.proto` and
 `tensorflow/core/framework/{tensor,tensor_shape}.proto`, so that the bytes are the same. The stubs of
 `tensorflow-serving-api` import TensorFlow, which a client machine needn't have. Tests compare the two.
@@ -57,16 +57,16 @@ AVAILABLE = 30
 
 @dataclass(frozen=True)
 class Metadata:
-    """What travels with a SavedModel, as its `metadata` signature and in `assets.extra/metadata.json`.
+    """The metadata of a SavedModel, in its `metadata` signature and in `assets.extra/metadata.json`.
 
     Attributes:
         model: a name of the registry, or the name of the Keras model.
-        class_names: in the order of the columns of `probabilities`; valid UTF-8, for they travel as JSON.
+        class_names: in the order of the columns of `probabilities`; valid UTF-8, since they are sent as JSON.
         image_size: height and width of the network's input in px.
         channels: 3 (RGB) or 1 (gray).
         heads: names of the outputs, such as ("class",), in the order of the registry.
         run: name of the run folder; empty when the model comes from elsewhere.
-        details: what else is known: versions of the libraries, git commit, data, seed, test metrics.
+        details: library versions, git commit, seed, number of parameters, data and test metrics, where known.
     """
 
     model: str
@@ -79,7 +79,7 @@ class Metadata:
 
     @property
     def further_heads(self) -> tuple[str, ...]:
-        """Those beside the class, each of which gives a value by its name."""
+        """The heads other than `class`, each of which returns a value under its name."""
         return tuple(head for head in self.heads if head != "class")
 
     def to_json(self) -> str:
@@ -129,14 +129,14 @@ StatusResponse = _CLASSES["StatusResponse"]
 
 
 def predict_request(model: str, signature: str, name: str, values: list[bytes]) -> Any:
-    """A PredictRequest that gives `signature` the strings `values`, shape (batch,), as its input `name`."""
+    """A PredictRequest that passes `signature` the strings `values`, shape (batch,), as its input `name`."""
     request, tensor = _request(model, signature, name, STRING, (len(values),))
     tensor.string_val.extend(values)
     return request
 
 
 def pixels_request(model: str, shape: tuple[int, ...], pixels: bytes) -> Any:
-    """A PredictRequest that gives the signature `pixels` uint8 numbers of `shape`, in row-major order."""
+    """A PredictRequest that passes the signature `pixels` uint8 numbers of `shape`, in row-major order."""
     request, tensor = _request(model, "pixels", "pixels", UINT8, shape)
     tensor.tensor_content = pixels
     return request

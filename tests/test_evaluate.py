@@ -96,7 +96,7 @@ def test_an_evaluation_that_must_fail_predicts_nothing(bereft: pathlib.Path, run
     (moved / gone).unlink()
     done = evaluate(f"--run={bereft}", f"--data={moved}")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "Received 23 of its images, unchanged, and not the others" in done.stderr
+    assert "Received: 23 of its images, unchanged, but not the others" in done.stderr
     assert "predicting" not in done.stderr and "Traceback" not in done.stderr
 
 

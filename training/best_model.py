@@ -1,4 +1,4 @@
-"""model.keras: the best epoch's model together with its validation loss, in one file, so that no kill can part them."""
+"""model.keras: the best epoch's model and its validation loss, in one file, so that a kill can't separate them."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Kept:
 
 
 def keep(run_dir: str, model: keras.Model, loss: float, epoch: int | None = None) -> None:
-    """Replaces model.keras; loss and epoch go along as the comment of the zip archive, which Keras skips.
+    """Replaces model.keras; loss and epoch go into the comment of the zip archive, which Keras skips.
 
-    So do the checksums of the run's labels.txt and splits.csv, by which the model of another run is told.
+    So do the checksums of the run's labels.txt and splits.csv, which tell it from the model of another run.
 
     Raises:
-        UserError: the disk is full, or the place can't be written to.
+        UserError: the disk is full, or the folder can't be written to.
     """
     with replacing_from_local(os.path.join(run_dir, MODEL)) as file:
         model.save(file)
@@ -50,9 +50,9 @@ def keep(run_dir: str, model: keras.Model, loss: float, epoch: int | None = None
 
 
 def kept(run_dir: str) -> Kept:
-    """Which epoch model.keras is of; it may be a later one than that of the last checkpoint.
+    """The epoch whose model is in model.keras, which may be later than the last checkpoint.
 
-    What its comment doesn't say is that of the lowest loss of history.csv, which is written after it.
+    What its comment lacks comes from the row with the lowest loss in history.csv, which is written after it.
     """
     try:
         with local_copy(os.path.join(run_dir, MODEL)) as file, zipfile.ZipFile(file) as archive:
@@ -63,7 +63,7 @@ def kept(run_dir: str) -> Kept:
 
 
 def restore(run_dir: str, model: keras.Model, name: str) -> None:
-    """Gives `model`, the network `name` of the registry, the weights of model.keras; all other state stays.
+    """Loads the weights of model.keras into `model`, the network `name` of the registry; all other state stays.
 
     Raises:
         UserError: the file is damaged.
@@ -75,7 +75,7 @@ def check_whole(path: str, checksums: dict[str, str]) -> None:
     """Checks the archive, and that it was saved in the run with these checksums of labels.txt and splits.csv.
 
     Raises:
-        UserError: it is damaged, or of another run.
+        UserError: it is missing, damaged, or from another run.
     """
     with refusing(path):
         if not tf.io.gfile.exists(path):
@@ -94,7 +94,7 @@ def check_whole(path: str, checksums: dict[str, str]) -> None:
 
 
 def check_fits(path: str, model: keras.Model, config: TrainConfig, num_classes: int) -> None:
-    """Raises `UserError` unless `model` takes the images and gives the classes that its run's other files say."""
+    """Raises `UserError` unless the input and outputs of `model` fit the other files of its run."""
     spec = models.find(config.model)
     size = config.image_size or spec.image_size
     expected = (size, size, spec.channels)
@@ -120,7 +120,7 @@ def _lowest(run_dir: str) -> Kept:
 def _first_damaged(archive: zipfile.ZipFile, size: int) -> str | None:
     """The name of the first member that fails its checksum.
 
-    Keras compresses nothing. What would unpack to more than the file is not read here; reading the model refuses it.
+    Keras compresses nothing. An archive that unpacks to more than its size isn't read here; loading it refuses it.
     """
     return archive.testzip() if sum(member.file_size for member in archive.infolist()) <= size else None
 

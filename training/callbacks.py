@@ -1,4 +1,4 @@
-"""What happens at the end of a step and of an epoch: history, the best model, checkpoints, and reasons to stop."""
+"""Keras callbacks that write the history, the best model and checkpoints, and stop a run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from training.signals import SafePoints, Signals
 
 @dataclass
 class Fit:
-    """One `fit` of a run, which all of its callbacks are about.
+    """The fit of one phase, shared by its callbacks.
 
     Attributes:
         run_dir: the run folder.
         network: the model to keep, which may be larger than the one that is fitted.
-        phase: what is being fitted.
-        progress: where the run is; the callbacks bring it up to date.
+        phase: the phase that is fitted.
+        progress: how far the run has come; the callbacks update it.
         steps_per_epoch: steps of a full epoch.
         last_loss: mean loss of the epoch after the last step; None before the first step.
     """
@@ -40,20 +40,20 @@ class Fit:
     last_loss: float | None = None
 
     def diverged(self, what: str) -> UserError:
-        """The error that says where `what` happened, from where it came, and what to try."""
+        """The error that says what happened, at which step and after which loss, and what to try."""
         before = "the first step" if self.last_loss is None else f"a mean loss of {self.last_loss:.4g} before it"
         return UserError(
             f"{what} at step {self.progress.step + 1} of epoch {self.progress.epoch + 1}, after "
             f"{before}, with a learning rate of {self.phase.learning_rate:g}. Try a tenth of it "
             "(--learning_rate or --fine_tune_learning_rate), --precision=float32, or look for odd images. "
-            f"What the run had saved in {self.run_dir} is unchanged."
+            f"The files in {self.run_dir} are unchanged."
         )
 
 
 class StopAtNonFinite(keras.callbacks.Callback):
-    """Ends the run at a loss that is NaN or infinite: no later step could bring it back.
+    """Ends the run at a loss that is NaN or infinite, from which no later step recovers.
 
-    Must come first in the list of callbacks, so that none of the others records or saves anything of such a step.
+    Must come first in the list of callbacks, so that no other records or saves anything of such a step.
     """
 
     def __init__(self, fit: Fit) -> None:
@@ -61,7 +61,7 @@ class StopAtNonFinite(keras.callbacks.Callback):
         self._fit = fit
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks at the mean loss of the epoch so far, which a single NaN turns into NaN.
+        """Checks the mean loss of the epoch so far, which a single NaN turns into NaN.
 
         Raises:
             UserError: it is not finite.
@@ -72,7 +72,7 @@ class StopAtNonFinite(keras.callbacks.Callback):
         self._fit.last_loss = loss
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks at the validation loss, the first to see what the last step of an epoch has done.
+        """Checks the validation loss, the first loss after the last step of an epoch.
 
         Raises:
             UserError: it is not finite.
@@ -83,13 +83,13 @@ class StopAtNonFinite(keras.callbacks.Callback):
 
 
 class Recorder(keras.callbacks.Callback):
-    """Writes a row of history.csv per epoch, keeps the best epoch as model.keras, and stops when nothing improves.
+    """Writes a row of history.csv per epoch, keeps the best epoch as model.keras, and stops early.
 
-    The best epoch is the one with the lowest validation loss, over all phases: with few validation images the
-    loss tells two epochs apart whose accuracy is the same.
+    The best epoch is the one with the lowest validation loss, over all phases: with few validation images, two
+    epochs of the same accuracy still differ in loss.
 
     Args:
-        fit: the fit.
+        fit: the fit of the phase.
         patience: epochs without a lower validation loss after which the phase ends; 0 for never.
     """
 
@@ -102,7 +102,7 @@ class Recorder(keras.callbacks.Callback):
         self._start = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keeps the model first and writes the row after, so that every row's best model exists."""
+        """Saves the model before it writes the row, so that every row's best model exists."""
         fit, progress = self._fit, self._fit.progress
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         if progress.record_loss(metrics["val_loss"], epoch + 1):
@@ -122,20 +122,20 @@ class Recorder(keras.callbacks.Callback):
         self.model.stop_training = progress.phase_finished
 
     def _last_learning_rate(self) -> float:
-        """That of the last step; of steps that mixed_float16 skips, the optimizer counts none."""
+        """The learning rate of the last step; the optimizer doesn't count steps that mixed_float16 skips."""
         steps = int(self.model.optimizer.iterations.numpy())
         return learning_rate_at(self._fit.phase, self._fit.steps_per_epoch, max(steps - 1, 0))
 
 
 class Checkpointer(keras.callbacks.Callback):
-    """Saves the whole state every so many minutes and when the run is told to stop, and restores it once.
+    """Saves the whole state every few minutes and when the run is asked to stop, and restores it once.
 
     Must come last in the list of callbacks: what it saves at the end of an epoch includes what the others did there.
 
     Args:
-        fit: the fit.
-        minutes: between two checkpoints; 0 for one after every step.
-        signals: stop the run after a step, or a batch of the validation.
+        fit: the fit of the phase.
+        minutes: minutes between two checkpoints; 0 for one after every step.
+        signals: stop the run after a step or a validation batch.
         workers: save and stop after the same step; by default this process alone.
         resumes: whether to restore the last checkpoint before the first step.
     """
@@ -150,12 +150,12 @@ class Checkpointer(keras.callbacks.Callback):
         self._metrics: list[np.ndarray] | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keras has emptied the metrics by now, so this is where a state can be put back."""
+        """Restores the state here, since Keras has reset the metrics by now."""
         if self._resumes:
             checkpoint.restore(self._fit.run_dir, self._fit.network, self.model)
             self._resumes, self._is_saved = False, True
             if self._fit.progress.step == 0:
-                # What was saved between two epochs are the metrics of the validation.
+                # A checkpoint between two epochs holds the metrics of the validation.
                 self.model.reset_metrics()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -165,11 +165,11 @@ class Checkpointer(keras.callbacks.Callback):
         self._save_if_due()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Puts the metrics of the training aside, which Keras empties now."""
+        """Keeps the training metrics, which Keras resets now."""
         self._metrics = [variable.numpy() for variable in self.model.metrics_variables]
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """A validation can be long. It is begun again after a stop, and until its end nothing new is worth saving."""
+        """Lets the run stop within a long validation, which a resume repeats; it adds nothing to save."""
         self._save_if_due()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

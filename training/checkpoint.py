@@ -1,6 +1,6 @@
-"""Everything that a run needs to resume where it was: weights, optimizer, metrics, position, history.
+"""Everything that a run needs to resume: weights, optimizer, metrics, position, history.
 
-The checkpoint of the last epoch stays when the run has finished, so that it can be trained further.
+The last checkpoint stays when the run has finished, so that the run can be trained further.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Progress:
     """How far a run has come.
 
     Attributes:
-        phase: index of the phase that is under way.
+        phase: index of the current phase.
         epoch: index of the next epoch to finish, counted over all phases.
         step: steps of that epoch that are already done.
         seconds: training time so far.
@@ -40,7 +40,7 @@ class Progress:
         best_loss: lowest validation loss so far, that of model.keras.
         epochs_without_gain: finished epochs of this phase since its lowest validation loss.
         phase_best_loss: lowest validation loss of this phase.
-        phase_finished: whether the phase has had its last epoch, be it by early stopping.
+        phase_finished: whether the phase has ended, by its last epoch or by early stopping.
         best_epoch: number of the epoch of `best_loss`, counted from 1; None before the first has finished.
     """
 
@@ -56,11 +56,11 @@ class Progress:
     best_epoch: int | None = None
 
     def record_loss(self, loss: float, epoch: int) -> bool:
-        """Takes note of the validation loss of a finished epoch; gives whether it is the lowest of the run.
+        """Records the validation loss of a finished epoch; returns whether it is the lowest of the run.
 
         Args:
-            loss: of the epoch.
-            epoch: its number, counted from 1.
+            loss: the validation loss.
+            epoch: number of the epoch, counted from 1.
         """
         if loss < self.phase_best_loss:
             self.phase_best_loss, self.epochs_without_gain = loss, 0
@@ -77,7 +77,7 @@ class Progress:
 
 
 class NotFiniteError(Exception):
-    """The weights hold NaN or infinity, so their checkpoint would be worth less than the one before."""
+    """The weights hold NaN or infinity, so the previous checkpoint is kept."""
 
 
 def save(
@@ -91,12 +91,12 @@ def save(
 
     Args:
         run_dir: the run folder.
-        progress: where the run is.
+        progress: how far the run has come.
         model: the whole network, whose variables hold the state of its dropout layers too; a `.keras` file of
             Keras 3.15 does not.
         trainee: the model that is being fitted, the network or its head, with its optimizer and metrics; None before
             the first step of a phase, which begins with fresh ones.
-        metrics: values of the metrics' variables to save in place of those that they have now.
+        metrics: values of the metrics' variables to save in place of the current ones.
 
     Raises:
         NotFiniteError: nothing was written.
@@ -118,7 +118,7 @@ def save(
 
 
 def read_progress(run_dir: str) -> Progress | None:
-    """Where the last checkpoint was taken; None when there is none.
+    """The progress of the last checkpoint; None when there is none.
 
     Raises:
         UserError: the checkpoint is damaged.
@@ -128,7 +128,7 @@ def read_progress(run_dir: str) -> Progress | None:
 
 
 def restore(run_dir: str, model: keras.Model, trainee: keras.Model | None = None) -> None:
-    """Gives all variables the values of the last checkpoint; optimizer and metrics must be built.
+    """Sets all variables to the values of the last checkpoint; optimizer and metrics must be built.
 
     Args:
         run_dir: the run folder.
@@ -136,7 +136,7 @@ def restore(run_dir: str, model: keras.Model, trainee: keras.Model | None = None
         trainee: what was being fitted; None to restore the network's own variables only.
 
     Raises:
-        UserError: the checkpoint is damaged or of another network.
+        UserError: the checkpoint is damaged or from another network.
     """
     variables = _variables(model, trainee)
     names = [f"{i:05d}" for i in range(len(variables))]
@@ -155,19 +155,19 @@ _RESTART = "Start again with another --run_dir."
 
 
 def remove_left_over(run_dir: str) -> None:
-    """Deletes what a process that was killed while it wrote a checkpoint has left."""
+    """Deletes what a kill during the writing of a checkpoint has left."""
     files.remove_left_over(os.path.join(run_dir, CHECKPOINT))
 
 
 def _variables(model: keras.Model, trainee: keras.Model | None) -> list[Any]:
-    """The network's own come first, so that they can be restored without the others."""
+    """The network's variables come first, so that they can be restored without the others."""
     fitted = [*trainee.optimizer.variables, *trainee.metrics_variables] if trainee else []
     return [*model.variables, *fitted]
 
 
 @contextlib.contextmanager
 def _opened(run_dir: str) -> Iterator[Any]:
-    """The checkpoint, whose arrays are read one by one as they are asked for; None when there is none."""
+    """The checkpoint, whose arrays are read on access; None when there is none."""
     path = os.path.join(run_dir, CHECKPOINT, _STATE)
     if not tf.io.gfile.exists(path):
         yield None

@@ -1,4 +1,4 @@
-"""Every decision of a training run: one field is one flag, checked before anything slow is imported."""
+"""The configuration of a training run: one field per flag, checked before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import models
 from data import AUGMENTATIONS
 from errors import UserError
 
-# Of the file in a run folder that holds it.
+# The file in a run folder that holds the configuration.
 CONFIG = "config.json"
 
 LEARNING_RATE_FINE_TUNING = 1e-5
 
-# What a resume may change: when to end, which no step before it depends on.
+# What a resume may change: when training ends.
 EXTENDABLE = ("epochs", "fine_tune_epochs", "early_stopping")
 
 _RANGES = {
@@ -44,18 +44,18 @@ def _several_heads() -> dict[str, models.ModelSpec]:
 
 
 def default_loss_weights(spec: models.ModelSpec) -> str:
-    """The weights of its heads, as `--loss_weights` takes them."""
+    """The loss weights of a model's heads, as `--loss_weights` takes them."""
     return ",".join(f"{head}={weight:g}" for head, weight in zip(spec.heads, spec.loss_weights, strict=True))
 
 
 def _flag(default: Any, help_text: str, choices: Collection[str] = ()) -> Any:
-    """A field with what its flag says; `choices` may grow after the flag was defined."""
+    """A field with the help text and choices of its flag; `choices` may grow after the flag was defined."""
     return field(default=default, metadata={"help": help_text, "choices": choices})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run was asked for. Fields that are None take a default that depends on the others (see `resolved`)."""
+    """The flags of a run. Fields that are None take a default that depends on the others (see `resolved`)."""
 
     model: str = _flag("resnet50", "Network to train.", models.REGISTRY)
     data: str = _flag(
@@ -156,18 +156,18 @@ class TrainConfig:
 
     @property
     def pretrained(self) -> bool:
-        """Whether the backbone starts from weights that were trained before."""
+        """Whether the backbone starts from pretrained weights."""
         return self.weights not in (None, "none")
 
     @property
     def parsed_loss_weights(self) -> dict[str, float]:
-        """`loss_weights` as a mapping from head to weight, the model's own where they are not given."""
+        """`loss_weights` as a mapping from head to weight; the model's defaults where they are not given."""
         given = self.loss_weights
         return _parse_loss_weights(default_loss_weights(models.find(self.model)) if given is None else given)
 
 
 def check_ranges(config: TrainConfig) -> None:
-    """Raises `UserError` for a value outside its range or its set."""
+    """Raises `UserError` for a value outside its range or its choices."""
     for name, (low, high) in _RANGES.items():
         value = getattr(config, name)
         if value is None:

@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from data.files import replacing_from_local
 
-# The report exchanges these very colors for its style sheet's: its plots follow the reader's light or dark theme.
+# The report replaces exactly these colors by its style sheet's: its plots follow the reader's light or dark theme.
 INK, FAINT, PAPER = "#1f2933", "#9aa5b1", "#fffffe"
-# Okabe and Ito's, which color-blind readers can tell apart.
+# Okabe and Ito's palette, which color-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 
 STYLE: dict[Any, Any] = {
@@ -40,7 +40,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": INK,
 }
 
-# Other columns of history.csv tell how an epoch was made, not how good it is.
+# Columns of history.csv that say how an epoch was made, not how good it is.
 _NOT_METRICS = ("epoch", "phase", "learning_rate", "seconds")
 _TITLES = {"loss": "Loss: lower is better", "accuracy": "Accuracy: higher is better"}
 _UNITS = {"accuracy": "fraction of images", "mae": "mean absolute error", "loss": "loss"}
@@ -56,7 +56,7 @@ def plot_curves(history: Sequence[Mapping[str, str | float]], path: str, kept: i
         kept: number of the epoch whose model was kept, to be marked.
 
     Raises:
-        UserError: the place can't be written to.
+        UserError: the file can't be written.
     """
     with replacing_from_local(path) as beside:
         draw_curves(history, kept).savefig(beside, dpi=120)
@@ -101,7 +101,7 @@ def draw_estimates(
 
 
 def _metrics(history: Sequence[Mapping[str, str | float]]) -> list[str]:
-    """Loss first, then what people read; the parts of a two-head loss are left out for their own metrics."""
+    """The metrics to plot, loss first; the losses of single heads are left out in favor of the heads' metrics."""
     columns = dict.fromkeys(name for row in history for name in row)
     names = [name for name in columns if name not in _NOT_METRICS and not name.startswith("val_")]
     return sorted((name for name in names if not name.endswith("_loss")), key=lambda name: name != "loss")
@@ -112,7 +112,7 @@ def _draw_metric(axes: Axes, history: Sequence[Mapping[str, str | float]], metri
     for column, label, color, marker, dashes in lines:
         points = [(float(row["epoch"]), float(row[column])) for row in history if row.get(column, "") != ""]
         if points:
-            # Markers make a single epoch visible and drown a hundred.
+            # Markers make a single epoch visible, but clutter a hundred.
             size = 4 if len(points) <= 40 else 0
             axes.plot(*zip(*points, strict=True), dashes, color=color, label=label, marker=marker, markersize=size)
     kind = metric.rsplit("_", 1)[-1]

@@ -1,4 +1,4 @@
-"""The images of a run, found, looked at and split, before a model exists."""
+"""Finds, scans and splits the images of a run, before a model exists."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data.names import printable
 from errors import UserError
 from training.config import TrainConfig
 
-# What TensorFlow's messages hold when a decoder fails or a shard has another length, and when a file is missing.
+# In TensorFlow's messages when a decoder fails or a shard has another length, and when a file is missing.
 _DECODING = re.compile("Decode(Jpeg|Image|Bmp|Png|Gif)|ExtractJpegShape|not a JPEG|GIF block|first frame|body length")
 _MISSING = re.compile(r"[^\s:]*/[^;\n]*; [\w ]+")
 
@@ -46,7 +46,7 @@ class Examples:
 
 @contextlib.contextmanager
 def unchanged(config: TrainConfig) -> Iterator[None]:
-    """Turns the failure to read an image that the scan could read into a `UserError`."""
+    """Raises `UserError` when an image that the scan could read can't be read any more."""
     try:
         yield
     except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.InvalidArgumentError) as error:
@@ -64,11 +64,11 @@ def gather(config: TrainConfig, workers: Any = None) -> Examples:
     """Finds, scans and splits the images that `config` names.
 
     Args:
-        config: of the run.
-        workers: look at the images together, see `data.load`; each gets all of what they find.
+        config: the flags of the run.
+        workers: share the scan, see `data.load`; each gets all findings.
 
     Raises:
-        UserError: there are none, some are bad and shall not be skipped, or they are too few to split.
+        UserError: there are none, some are unreadable and `on_bad_image` is `fail`, or they are too few to split.
     """
     dataset = data.load(config.data, config.data_dir, workers)
     inspections = validation.scan(dataset, workers)
@@ -76,7 +76,7 @@ def gather(config: TrainConfig, workers: Any = None) -> Examples:
     skipped = [(a, i.problem) for a, i in zip(dataset.addresses, inspections, strict=True) if i.problem]
     if skipped:
         print(
-            f"Training without {len(skipped):,} of {errors.counted(len(dataset), 'file')}, no usable image:\n"
+            f"Training without {len(skipped):,} of {errors.counted(len(dataset), 'file')} without a usable image:\n"
             f"{validation.list_bad(dataset, inspections)}",
             file=sys.stderr,
         )
@@ -89,7 +89,7 @@ def gather(config: TrainConfig, workers: Any = None) -> Examples:
 
 
 def _report_copies(dataset: Dataset) -> None:
-    """Copies stay in one split; but identical images with two labels can't both be right."""
+    """Reports copies, which stay in one split, and identical images with two labels, which can't both be right."""
     first: dict[str, int] = {}
     copies, pairs = 0, []
     for i, digest in enumerate(dataset.digests):

@@ -1,7 +1,7 @@
 """A frozen backbone computes the same features for an image in every epoch, so they are computed once and kept.
 
-The model is cut behind the last layer that has neither weights to train nor chance in it. The front part fills a
-table of features, one row per image; the rest, a model that shares its layers with the whole, trains on that table.
+The model is cut after the backbone and the first layers of the head that have neither weights nor randomness. The
+front part fills a table of features, a row per image and view; the rest, which shares its layers, trains on it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def cut(model: keras.Model) -> tuple[Front, keras.Model]:
     while fixed < len(stack) and _is_fixed(stack[fixed]):
         fixed += 1
     backbone = model.get_layer("backbone")
-    # A subclassed model has no shape of its own, and preprocessing keeps that of the pixels.
+    # A subclassed model has no input shape, and preprocessing keeps the shape of the pixels.
     pixels = keras.Input(backbone.input_shape[1:], name="pixels")
     features = backbone(model.get_layer("preprocessing")(pixels))
     for layer in stack[:fixed]:
@@ -75,19 +75,19 @@ def compute(
     check: Callable[[], object] = lambda: None,
     seconds: float = 60.0,
 ) -> Batches:
-    """The features and targets of all images, from an earlier run where nothing that they depend on has changed.
+    """The features and targets of all images, reused from an earlier run if nothing that they depend on has changed.
 
-    An earlier run that was killed has left those that were safe, and the rest is computed.
+    Of an earlier run that was killed, the saved rows are reused and the others computed.
 
     Args:
         front: the first part of `cut`.
-        batches: of the images; the features don't depend on their size beyond rounding.
+        batches: the images; the features don't depend on the batch size beyond rounding.
         objective: makes the targets.
         title: of the progress line.
         distribution: computes them together; each of its workers reads its share of the images and keeps all features.
-        views: looks at each image, see `Batches.view`, which become the views of the features.
+        views: views of each image, see `Batches.view`, which become the views of the features.
         check: called after each batch; what it raises ends the computation. It must raise in all workers at once.
-        seconds: of computing that a kill may cost; 0 for no more than a batch.
+        seconds: computing time that a kill may cost; 0 for no more than a batch.
 
     Raises:
         UserError: the disk is full, or the cache can't be written to.
@@ -120,21 +120,21 @@ class _Work:
 
     @functools.cached_property
     def example(self) -> Any:
-        """Targets of one image, for their structure, shapes and types."""
+        """Targets of one image, for their structure, shapes and dtypes."""
         columns = {name: tf.constant(values[:1]) for name, values in self.batches.dataset.columns.items()}
         return self.objective.targets(tf.zeros((1, 1, 1, 1)), tf.zeros((1,), tf.int64), columns)
 
     @property
     def columns(self) -> list[Column]:
-        """Of the features, then of each target."""
+        """The column of the features, then one of each target."""
         targets = [(tuple(t.shape[1:]), np.dtype(t.dtype.as_numpy_dtype)) for t in tf.nest.flatten(self.example)]
         return [(self.front.output_shape[1:], np.dtype(np.float32)), *targets]
 
 
 def _missing(work: _Work, safe: int, title: str, check: Callable[[], object]) -> Iterator[Batch]:
-    """The batches behind the first `safe` rows, or behind fewer where another worker has fewer.
+    """The batches after the first `safe` rows, or after fewer where another worker has fewer.
 
-    They begin where they do in an undisturbed computation, and at the same place in all workers.
+    They begin at the same row in all workers, where a batch of an uninterrupted computation begins.
     """
     size, steps = len(work.batches), work.batches.steps_per_epoch
     view, row = divmod(_least(work.distribution, safe), size)
@@ -160,7 +160,7 @@ def _is_fixed(layer: keras.layers.Layer) -> bool:
 
 
 def _key(work: _Work) -> str:
-    """Names everything that the features depend on, so that a change of any of it asks for other features."""
+    """A hash of everything that the features depend on."""
     front, batches, objective = work.front, work.batches, work.objective
     digest = hashlib.sha256()
     for variable in front.variables:
@@ -168,7 +168,7 @@ def _key(work: _Work) -> str:
     # The configuration holds preprocessing, strides and precision, which no weight shows.
     digest.update(json.dumps(front.get_config(), sort_keys=True, default=str).encode())
     facts: tuple = (keras.__version__, tf.__version__, RULES, batches.image_size, batches.channels)
-    # Of the objective, what the targets depend on: other weights of the losses ask for no other features.
+    # Of the objective, only what the targets depend on, which the loss weights are not.
     dataset = batches.dataset
     facts += (
         [(head.name, len(head.class_names)) for head in objective.heads],
@@ -177,14 +177,14 @@ def _key(work: _Work) -> str:
     )
     facts += ({name: values.tolist() for name, values in dataset.columns.items()},)
     facts += (work.views, () if work.views == (None,) else (batches.seed, constants(batches.augment)))
-    # What moves the last bits must not come from another run's cache where the last bits count.
+    # These change the last bits, which must not come from another run's cache if results are to be bit-identical.
     facts += (batches.batch_size, work.distribution.shard.slices) if is_op_determinism_enabled() else ()
     digest.update(repr(facts).encode())
     return digest.hexdigest()[:20]
 
 
 def _forward(work: _Work, first_view: int, first_step: int) -> Iterator[tuple[Any, Any]]:
-    """Features and targets of each batch, from a step of one of the views on."""
+    """Features and targets of each batch, from step `first_step` of view `first_view`."""
     for view in work.views[first_view:]:
         batches = replace(work.batches, view=view)
         if work.distribution.is_single:
@@ -198,7 +198,7 @@ def _forward(work: _Work, first_view: int, first_step: int) -> Iterator[tuple[An
 
 
 def _forward_together(work: _Work, batches: Batches, first_step: int) -> Iterator[tuple[Any, Any]]:
-    """The same batches in every worker, though each computes its slices only."""
+    """The same batches in every worker, though each computes only its slices."""
     dataset, distribution = batches.dataset, work.distribution
     labels = tf.constant(dataset.labels)
 
@@ -214,6 +214,6 @@ def _forward_together(work: _Work, batches: Batches, first_step: int) -> Iterato
     slices = iter(distribution.evaluation(numbered, first_step))
     for _ in range(first_step, batches.steps_per_epoch):
         numbers, features, targets = tf.nest.map_structure(distribution.gather, compute_slices(next(slices)))
-        # The slices come in no order to rely on, and those of a small last batch are all the same.
+        # The slices come in no fixed order, and each is all of a last batch with fewer images than slices.
         _, order = np.unique(numbers, return_index=True)
         yield features[order], tf.nest.map_structure(lambda part, order=order: part[order], targets)

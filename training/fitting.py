@@ -1,4 +1,4 @@
-"""One phase of a training by Keras's `fit`, from its first step or from the middle of an epoch."""
+"""Fits one phase with Keras's `fit`, from its first step or from the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.phases import Phase, enter, optimizer
 
 
 class _Stretch(NamedTuple):
-    """Epochs to fit in one go: from `first_epoch`, and in it from `first_step`, up to before `last_epoch`."""
+    """Epochs of one call of `fit`: from step `first_step` of `first_epoch`, up to but not including `last_epoch`."""
 
     first_epoch: int
     last_epoch: int
@@ -25,12 +25,12 @@ class _Stretch(NamedTuple):
 
 
 class Fitting:
-    """A phase that is about to be fitted.
+    """Fits one phase of a training.
 
     Args:
         job: the training.
-        phase: of it.
-        progress: how far the training has come; brought up to date after every step.
+        phase: the phase.
+        progress: how far the training has come; updated after every step.
     """
 
     def __init__(self, job: Job, phase: Phase, progress: Progress) -> None:
@@ -39,13 +39,13 @@ class Fitting:
         self._trainee, self._train, self._val = job.inputs(phase)
 
     def fit(self, *, resumes: bool) -> None:
-        """Fits the epochs that are left; with `resumes`, from the state of the last checkpoint."""
+        """Fits the remaining epochs; with `resumes`, from the state of the last checkpoint."""
         objective, steps_per_epoch = self._job.objective, self._train.steps_per_epoch
         self._job.distribution.compile(
             self._trainee,
             lambda: {"optimizer": optimizer(self._phase, steps_per_epoch), **objective.compile_arguments()},
         )
-        # Keras decides about XLA by itself and tells nobody.
+        # Keras decides about XLA without saying so.
         xla = "on" if self._trainee.jit_compile else "off"
         print(f"Training {self._phase.described(len(self._train))}, XLA {xla}.")
         if resumes:
@@ -60,7 +60,7 @@ class Fitting:
                 break
 
     def _create_state(self) -> None:
-        """Keras would create the variables of optimizer and metrics in the first step, too late to restore them."""
+        """Creates the variables of optimizer and metrics; Keras does so in the first step, too late to restore them."""
         self._trainee.optimizer.build(self._trainee.trainable_variables)
         self._trainee.evaluate(self._job.distribution.evaluation(self._val), steps=1, verbose=0)
 
@@ -73,14 +73,14 @@ class Fitting:
         )
         if not config.tensorboard:
             return [*first, *last]
-        # A folder of logs for each phase, since a phase may fit the head alone.
+        # One log folder per phase, since a phase may fit the head alone.
         logs = os.path.join(job.run.path, "tensorboard", self._phase.name)
         return [*first, keras.callbacks.TensorBoard(logs, write_graph=False), *last]
 
     def _stretches(self) -> Iterator[_Stretch]:
-        """All epochs of the phase, or first the rest of the one that was interrupted.
+        """The rest of an interrupted epoch, then all other epochs of the phase.
 
-        With a service each alone, for it gives batches in the order of their arrival, and epochs would run together.
+        With a tf.data service one epoch at a time: batches come in order of arrival, so epochs would mix.
         """
         first, last = self._progress.epoch, self._phase.last_epoch
         if self._progress.step:
@@ -106,12 +106,12 @@ class Fitting:
             validation_data=distribution.evaluation(self._val),
             validation_steps=self._val.steps_per_epoch,
             callbacks=callbacks,
-            # A bar that moves on a terminal, a line per epoch in a log.
+            # A progress bar on a terminal, a line per epoch in a log.
             verbose=1 if sys.stdout.isatty() else 2,
         )
 
     def _validate(self, stretch: _Stretch, callbacks: list[keras.callbacks.Callback]) -> None:
-        """What `fit` does at the end of an epoch, after a run was stopped between its last step and there."""
+        """Does what `fit` does at the end of an epoch, for a run that was stopped after the epoch's last step."""
         trainee, epoch = self._trainee, stretch.first_epoch
         trainee.stop_training = False
         together = keras.callbacks.CallbackList(callbacks, model=trainee)

@@ -32,13 +32,13 @@ def define(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def read(flag_values: flags.FlagValues = flags.FLAGS) -> TrainConfig:
-    """The flags' values, after parsing."""
+    """The values of the parsed flags."""
     values: dict[str, Any] = {item.name: flag_values[item.name].value for item in dataclasses.fields(TrainConfig)}
     return TrainConfig(**values)
 
 
 def given(flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, object]:
-    """Only those flags that the command line names."""
+    """The values of the flags that the command line names."""
     names = (item.name for item in dataclasses.fields(TrainConfig))
     return {name: flag_values[name].value for name in names if flag_values[name].present}
 

@@ -1,7 +1,7 @@
 """The heads of a model, an object for each output: target, loss, metrics, answer, and how it is evaluated.
 
-Training, evaluation, prediction and serving iterate over them. Every model has the head `class`, whose numbers and
-plots are the report itself; any other head brings a section of its own. To add one, see docs/extending.md.
+Training, evaluation, prediction and serving iterate over them. Every model has the head `class`, which the report is
+about; any other head adds a section to it. To add one, see docs/extending.md.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Head(abc.ABC):
 
     Attributes:
         class_names: in index order.
-        loss_weight: the share of its loss where there are several heads.
-        name: that of the model's output.
+        loss_weight: the weight of its loss where there are several heads.
+        name: of the model's output.
         needs: names of the data set's columns (see `data.dataset.Dataset`) that its target is made from.
     """
 
@@ -55,7 +55,7 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def loss(self) -> keras.losses.Loss:
-        """The loss to minimise, a fresh one at each call."""
+        """The loss to minimize, a fresh one at each call."""
 
     @abc.abstractmethod
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -63,9 +63,9 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def answer(self, output: tf.Tensor | np.ndarray) -> dict[str, tf.Tensor]:
-        """What a server gives for a batch of outputs, by name; each value has a batch dimension.
+        """What a server returns for a batch of outputs, by name; each value has a batch dimension.
 
-        A head beside `class` gives one value, by its own name.
+        A head other than `class` returns one value, under its name.
         """
 
 
@@ -104,12 +104,12 @@ class ClassHead(Head):
 
 
 class FurtherHead(Head):
-    """A head beside `class`: in metrics.json, in the report and on the model card it has a section of its own.
+    """A head other than `class`, with a section in metrics.json and in the report, and a row on the model card.
 
     Attributes:
         title: heading of its section.
         caption: what its figure shows.
-        measures: what `measure` gives: by key a name and a hint, maybe empty. The first stands on the model card.
+        measures: name and hint (may be empty) of each key of `measure`. The first key is on the model card.
         scale: unit or range of the target.
     """
 
@@ -120,7 +120,7 @@ class FurtherHead(Head):
 
     @abc.abstractmethod
     def measure(self, targets: np.ndarray, answers: Answers) -> dict[str, float | None]:
-        """Its section of metrics.json, from the targets of all images and from what `answer` gave for them."""
+        """Its section of metrics.json, from the targets of all images and what `answer` returned for them."""
 
     @abc.abstractmethod
     def figure(self, targets: np.ndarray, answers: Answers) -> Figure:
@@ -128,12 +128,12 @@ class FurtherHead(Head):
 
 
 class NumberHead(FurtherHead):
-    """A head that estimates one number per image, by the squared error; a subclass says what it is.
+    """A head that estimates one number per image, trained on the squared error; subclasses define the number.
 
     Attributes:
-        axis: what the target is, with its unit.
+        axis: axis title of the target, with its unit.
         limits: the smallest and the largest target to plot.
-        unit: of the number; empty for what has none, which is named by its limits.
+        unit: of the number; empty if it has none, and its limits are shown instead.
     """
 
     axis: ClassVar[str]
@@ -154,7 +154,7 @@ class NumberHead(FurtherHead):
 
     def measure(self, targets: np.ndarray, answers: Answers) -> dict[str, float | None]:
         """Mean absolute and root mean squared error, and R², which is None for constant targets."""
-        # It takes a second to import, which no training needs.
+        # It takes a second to import, and training doesn't need it.
         from sklearn import metrics as sk
 
         truth, estimates = targets[:, 0], answers[self.name]
@@ -193,8 +193,8 @@ class BrightnessHead(NumberHead):
     name = "brightness"
     title = "Brightness"
     caption = (
-        "Each point is an image; on the dashed diagonal the estimate equals the measured mean of its pixels. Points "
-        "below it are darker in the model’s eyes than they are."
+        "Each point is an image; on the dashed diagonal the estimate equals the measured mean of its pixels. Below "
+        "it the model estimates an image as too dark."
     )
     axis = "measured mean brightness (0 black, 1 white)"
     limits = (0, 1)
@@ -216,13 +216,13 @@ def make(names: Iterable[str], class_names: Sequence[str], loss_weights: Mapping
 def heads_of(
     model_name: str, class_names: Sequence[str], loss_weights: Mapping[str, float] | None = None
 ) -> tuple[Head, ...]:
-    """The heads of a model of the registry, with its own weights unless others are given."""
+    """The heads of a model of the registry, with its default loss weights unless others are given."""
     spec = models.find(model_name)
     return make(spec.heads, class_names, loss_weights or dict(zip(spec.heads, spec.loss_weights, strict=True)))
 
 
 def further(heads: Iterable[Head], columns: Iterable[str] | None = None) -> list[FurtherHead]:
-    """The heads beside `class`; with `columns`, those whose targets can be made from a data set that has these."""
+    """The heads other than `class`; with `columns`, only those whose targets need no other columns."""
     found = [head for head in heads if isinstance(head, FurtherHead)]
     return found if columns is None else [head for head in found if set(head.needs) <= set(columns)]
 
@@ -246,7 +246,7 @@ def check_columns(heads: Iterable[Head], data: str, columns: Iterable[str]) -> N
 def probabilities(logits: tf.Tensor | np.ndarray) -> Any:
     """Logits (batch, 1), positive for class 1, or (batch, classes) -> probabilities (batch, classes).
 
-    Of tensors in their own precision, as a server computes them; of arrays by SciPy in float64.
+    Tensors keep their precision, as on a server; arrays are computed by SciPy in float64.
     """
     if tf.is_tensor(logits):
         sigmoid, join, by_class = tf.sigmoid, tf.concat, tf.nn.softmax
@@ -258,7 +258,7 @@ def probabilities(logits: tf.Tensor | np.ndarray) -> Any:
 
 @dataclass(frozen=True)
 class Objective:
-    """All heads of a model, as its training sees them."""
+    """All heads of a model, as training uses them."""
 
     heads: tuple[Head, ...]
 
@@ -270,7 +270,7 @@ class Objective:
     def compile_arguments(self) -> dict[str, Any]:
         """`loss`, `metrics` and `loss_weights` for `keras.Model.compile`, fresh ones at each call."""
         if len(self.heads) == 1:
-            # Keras itself counts the total loss right.
+            # Keras computes the total loss right.
             metrics = [metric for metric in self.heads[0].metrics() if metric.name != "loss"]
             return {"loss": self.heads[0].loss(), "metrics": metrics}
         return {

@@ -1,4 +1,4 @@
-"""The network that a training begins with: built for the classes, with the weights that `--weights` names."""
+"""The network that a training starts from: built for the classes, with the weights that `weights` names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from training.run_files import MODEL
 
 
 def build(config: TrainConfig, class_names: tuple[str, ...]) -> keras.Model:
-    """Builds the network, gives it its weights, and prints what it is.
+    """Builds the network, loads its weights, and prints a summary.
 
     Raises:
-        UserError: the weights are not those of the network, or their file is damaged.
+        UserError: the weights don't fit the network, or their file is damaged.
     """
 
     def network(is_transfer: bool) -> keras.Model:
@@ -31,7 +31,7 @@ def build(config: TrainConfig, class_names: tuple[str, ...]) -> keras.Model:
     if config.pretrained:
         file = config.weights or ""
         names = class_names_of(file)
-        # Some networks trained from scratch have another head than those for transfer.
+        # Some networks have another head when trained from scratch than for transfer.
         candidates = itertools.chain([model], map(network, [False])) if names == class_names else ()
         fitting = next((each for each in candidates if weights.holds_head(each, config.model, file)), None)
         model = model if fitting is None else fitting
@@ -43,10 +43,10 @@ def build(config: TrainConfig, class_names: tuple[str, ...]) -> keras.Model:
 
 
 def class_names_of(file: str) -> tuple[str, ...] | None:
-    """The classes that a run's model.keras was trained on; None for other files of weights.
+    """The classes that a run's model.keras was trained on; None for other weights files.
 
     Raises:
-        UserError: a file of the run is damaged, or model.keras is another run's.
+        UserError: a file of the run is damaged, or model.keras belongs to another run.
     """
     folder, name = os.path.split(file)
     if name != MODEL or not tf.io.gfile.exists(os.path.join(folder, CONFIG)):
@@ -57,11 +57,11 @@ def class_names_of(file: str) -> tuple[str, ...] | None:
 
 
 def _origin(file: str, names: Sequence[str] | None, class_names: Sequence[str], *, is_kept: bool) -> str:
-    """Whether the head is that of the weights' file, and why."""
+    """Whether the head is kept from the weights file, and why."""
     if is_kept:
         return f"kept from {file}, whose {len(class_names)} classes are the same"
     if names is None:
         return "new"
     if names == class_names:
-        return f"new, for that in {file} has another shape"
-    return f"new, for that in {file} is for other classes: {printable(shortened(list(names)))}"
+        return f"new, since the head in {file} has another shape"
+    return f"new, since the head in {file} is for other classes: {printable(shortened(list(names)))}"

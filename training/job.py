@@ -1,4 +1,4 @@
-"""What stays the same over all phases of a training, and the batches that each of them is fitted on."""
+"""What all phases of a training share, and the batches that each phase is fitted on."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Job:
     """One training.
 
     Attributes:
-        config: its flags.
-        run: its folder.
+        config: the flags.
+        run: the run folder.
         examples: the images and their splits.
         objective: makes the targets.
         model: the whole network.
         distribution: the devices that train together.
-        signals: stop it where it can be resumed.
+        signals: requests to stop.
     """
 
     config: TrainConfig
@@ -48,7 +48,7 @@ class Job:
     def inputs(self, phase: Phase) -> tuple[keras.Model, Batches, Batches]:
         """The model to fit in `phase`, and the batches to train and to validate it on.
 
-        They are of images; or, where a frozen backbone always gives the same for an image, of its features.
+        The batches hold images, or features where a frozen backbone computes the same ones in every epoch.
         """
         if not phase.is_frozen:
             return self.model, *self._decoded
@@ -60,10 +60,10 @@ class Job:
         return rest, train, self._features(front, "val", "features for validation")
 
     def test_inputs(self, model: keras.Model, phase: Phase) -> tuple[keras.Model, Batches]:
-        """What to evaluate of the trained `model`, whose last phase was `phase`, and the batches of the test split."""
+        """The model to evaluate and the batches of the test split; `phase` was the last phase of `model`."""
         if not phase.is_frozen:
             return model, dataclasses.replace(self._images("test"), service=None)
-        # The backbone has stayed as it was, so the features of the network in memory are those of `model`.
+        # The backbone hasn't changed, so the network in memory computes the same features as `model`.
         return features.cut(model)[1], self._features(self._halves[0], "test", "features for testing")
 
     def _images(self, split: str) -> Batches:
@@ -82,7 +82,7 @@ class Job:
     @functools.cached_property
     def _decoded(self) -> tuple[Batches, Batches]:
         """The images to train and to validate on, decoded once for all phases."""
-        # Every worker decodes for itself, or finds what it needs; there is nothing to agree on.
+        # Each worker decodes on its own or reads its cache, so the workers need not agree.
         keep = functools.partial(
             keep_decoded,
             mode=self.config.cache,

@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.1
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command after `--` in every worker; gives the exit code of the first that failed, or 0."""
+    """Runs the command after `--` in every worker; returns the exit code of the first that failed, or 0."""
     command = argv[1:]
     if not command or not command[0].endswith(".py"):
         raise errors.UserError(
@@ -44,21 +44,21 @@ def main(argv: list[str]) -> int:
     ]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda received, _: _tell(processes, received))
+            signal.signal(number, lambda received, _: _send_signal(processes, received))
     return wait(processes, _GRACE_SECONDS.value)
 
 
 def on_this_machine(workers: int) -> list[Worker]:
-    """The workers of a cluster of so many processes, at ports that are free now."""
+    """The workers of a cluster of `workers` processes, at ports that are free now."""
     with contextlib.ExitStack() as sockets:
-        # All are held until all are found, or the same one could be given twice.
+        # All stay open until the last is found, or one port could be given twice.
         servers = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(workers)]
         addresses = tuple(f"127.0.0.1:{server.getsockname()[1]}" for server in servers)
     return [Worker(addresses, index) for index in range(workers)]
 
 
 def gpus_of_each(workers: int) -> list[dict[str, str]]:
-    """The environment variables by which each worker sees GPUs of its own; empty on a machine without GPUs.
+    """The environment variables that give each worker its share of the GPUs; empty on a machine without GPUs.
 
     Raises:
         UserError: there are fewer GPUs than workers.
@@ -71,7 +71,7 @@ def gpus_of_each(workers: int) -> list[dict[str, str]]:
     each = len(gpus) // workers
     if each == 0:
         raise errors.UserError(
-            f"Two workers can't share a GPU: --workers must be at most {len(gpus)}, the GPUs of this machine. "
+            f"--workers must be at most {len(gpus)}, the GPUs of this machine: two workers can't share a GPU. "
             f"Received: --workers={workers}. On one machine --strategy=mirrored uses all of them in one process."
         )
     return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])} for i in range(workers)]
@@ -84,14 +84,14 @@ def wait(processes: list[subprocess.Popen], grace_seconds: float) -> int:
         the exit code of the first that failed, 128 + N for one ended by signal N; 0 when none did.
     """
     first_failure, deadline = 0, float("inf")
-    # A list, for `any` would look no further than the first that runs.
+    # A list, since `any` alone would poll no further than the first that runs.
     while None in [process.poll() for process in processes]:
         for worker, process in enumerate(processes):
             if process.returncode and not first_failure:
                 first_failure, deadline = process.returncode, time.monotonic() + grace_seconds
                 _report(worker, process.returncode, grace_seconds)
         if time.monotonic() > deadline:
-            _tell(processes, signal.SIGKILL)
+            _send_signal(processes, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
     code = first_failure or next((process.returncode for process in processes if process.returncode), 0)
     return code if code >= 0 else 128 - code
@@ -102,7 +102,7 @@ def _report(worker: int, code: int, grace_seconds: float) -> None:
     print(f"Worker {worker} {how}. The others get {grace_seconds:g} seconds to end.", file=sys.stderr, flush=True)
 
 
-def _tell(processes: list[subprocess.Popen], number: Any) -> None:
+def _send_signal(processes: list[subprocess.Popen], number: Any) -> None:
     for process in processes:
         if process.poll() is None:
             process.send_signal(number)

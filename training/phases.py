@@ -13,7 +13,7 @@ from training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Phase:
-    """One `fit`.
+    """One phase of a training.
 
     Attributes:
         name: `head` (backbone frozen), `fine_tune` (everything, after `head`), or `all` (everything from the start).
@@ -36,7 +36,7 @@ class Phase:
         return self.name == "head"
 
     def described(self, num_images: int) -> str:
-        """What is about to be trained, on how many images, and how."""
+        """What the phase trains, for which epochs, on how many images, and at which learning rate."""
         what = {"head": "the head on a frozen backbone", "fine_tune": "everything, fine-tuned", "all": "everything"}
         falling = ", falling to 0 along half a cosine" if self.schedule == "cosine" else ""
         return (
@@ -46,7 +46,7 @@ class Phase:
 
 
 def phases(config: TrainConfig) -> list[Phase]:
-    """The phases that the flags ask for, in order."""
+    """The phases of a training, in order."""
     name = "head" if config.freeze else "all"
     schedule = config.learning_rate_schedule
     first = Phase(name, 0, config.epochs, config.learning_rate or 0.0, schedule)
@@ -70,7 +70,7 @@ def optimizer(phase: Phase, steps_per_epoch: int) -> keras.optimizers.Optimizer:
 
 
 def learning_rate_at(phase: Phase, steps_per_epoch: int, step: int) -> float:
-    """The learning rate of one step, counted from 0 at the beginning of the phase."""
+    """The learning rate of one step, counted from 0 at the start of the phase."""
     rate = _learning_rate(phase, steps_per_epoch)
     return rate if isinstance(rate, float) else float(f"{float(rate(step)):.6g}")
 

@@ -1,6 +1,6 @@
-"""From the flags as they were given to a training that can begin: defaults filled in, contradictions refused.
+"""Resolves the flags of a training: fills in defaults and refuses contradictions.
 
-Nothing here needs TensorFlow, so that a wrong flag is answered at once.
+Nothing here imports TensorFlow, so a wrong flag is reported at once.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ LEARNING_RATE_HEAD = 1e-3
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """Fills in the defaults that depend on other flags, and checks everything that needs no file.
+    """Fills in the defaults that depend on other flags, and checks what can be checked without TensorFlow.
 
     Raises:
-        UserError: a value is outside its range, or two flags contradict each other.
+        UserError: a value is outside its range, two flags contradict each other, or a file or package is missing.
     """
     spec = models.find(config.model)
     check_ranges(config)
@@ -48,7 +48,7 @@ def _default_learning_rate(config: TrainConfig) -> float:
 
 
 def _check_together(config: TrainConfig) -> None:
-    """Checks everything about several flags, or about places, that needs no TensorFlow.
+    """Checks combinations of flags, paths and packages.
 
     Args:
         config: with `weights` filled in.
@@ -65,7 +65,7 @@ def _check_together(config: TrainConfig) -> None:
 
 
 def _check_characters(config: TrainConfig) -> None:
-    """A flag file can hold what no command line can, and Python refuses as a path without naming the flag."""
+    """Refuses NUL, which a flag file can hold, and which Python refuses in a path without naming the flag."""
     for name in ("data", "data_dir", "weights", "run_dir"):
         value = getattr(config, name) or ""
         if "\0" in value:
@@ -96,13 +96,13 @@ def _check_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
     _check_torch(config, spec)
     if config.freeze and not config.pretrained:
         raise UserError(
-            "--freeze trains a new head on a backbone that has learned something; random weights have not. Received: "
+            "--freeze trains a new head on a pretrained backbone. Received: "
             f"--freeze with --weights={config.weights} for --model={config.model}. Pass --weights=imagenet or "
             "--weights=PATH, or leave out --freeze."
         )
     if config.augmented_views and not (config.freeze and config.augment != "none"):
         raise UserError(
-            "--augmented_views keeps a frozen backbone's features of random views. Received: "
+            "--augmented_views keeps the features of random views from a frozen backbone. Received: "
             f"--augmented_views={config.augmented_views} with --augment={config.augment}"
             f"{'' if config.freeze else ' and without --freeze'}. Pass --freeze and --augment=basic or full."
         )
@@ -128,7 +128,7 @@ def _check_torch(config: TrainConfig, spec: models.ModelSpec) -> None:
 def _check_run_dir(config: TrainConfig) -> None:
     run_dir = config.run_dir or ""
     if not run_dir.isprintable() or any("\ud800" <= letter <= "\udfff" for letter in run_dir):
-        raise UserError(f"--run_dir must be a name that prints, in UTF-8. Received: --run_dir={ascii(run_dir)}.")
+        raise UserError(f"--run_dir must be printable UTF-8. Received: --run_dir={ascii(run_dir)}.")
     if run_dir and _lies_in(run_dir, config.data):
         raise UserError(
             "--run_dir must lie outside the images, or the next run would take it for a class. "
@@ -137,7 +137,7 @@ def _check_run_dir(config: TrainConfig) -> None:
 
 
 def _may_be_file(path: str) -> bool:
-    """Whether a file is there; of other file systems only TensorFlow could tell, which takes seconds to load."""
+    """Whether a local file exists; remote paths pass, since only TensorFlow, which loads slowly, can check them."""
     return "://" in path or os.path.isfile(path)
 
 
@@ -154,8 +154,8 @@ def _check_data_service(config: TrainConfig, address: str) -> None:
     host_and_port(address)
     if config.deterministic:
         raise UserError(
-            "--data_service gives the batches of an epoch in the order of their arrival, which --deterministic can't "
-            "have. Received both. Leave one of them out."
+            "--data_service gives the batches of an epoch in order of arrival, which --deterministic can't allow. "
+            "Received both. Leave one of them out."
         )
     if config.cache not in ("auto", "none"):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The run folder: the only thing that the scripts pass to one another."""
+"""The run folder, the only thing that the scripts share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Split:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where each image is."""
+        """The address of each image."""
         return self.dataset.addresses
 
     @property
@@ -66,10 +66,10 @@ class Run:
 
     @classmethod
     def open(cls, path: str) -> Run:
-        """Opens the folder that `train.py` wrote, after a look at each file of text in it.
+        """Opens the folder that `train.py` wrote, and checks each text file in it.
 
         Raises:
-            UserError: there is no such folder, it is not one of a run, or a file in it is missing or was changed.
+            UserError: there is no such folder, it is not a run folder, or a file in it is missing or was changed.
         """
         for name in (CONFIG, LABELS):
             if not tf.io.gfile.exists(os.path.join(path, name)):
@@ -83,7 +83,7 @@ class Run:
         return run
 
     def _check_files(self) -> None:
-        """Looks at what this program may not need either: the answer to a damaged folder should be the same in all."""
+        """Checks even files that the caller may not need, so that all scripts refuse a damaged folder alike."""
         checksums = self._checksums
         if checksums:
             run_files.check_unchanged(self.file(LABELS), run_files.parse_labels, checksums[LABELS])
@@ -95,27 +95,27 @@ class Run:
 
     @property
     def _checksums(self) -> dict[str, str]:
-        """Of the files that don't change after the start; empty in a run of an older version."""
+        """SHA-256 of the files that don't change after the start; empty in a run of an older version."""
         return self.details().get("sha256", {})
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """The heads of its model."""
+        """The heads of the model."""
         return heads_of(self.config.model, self.class_names)
 
     def file(self, name: str) -> str:
-        """The path of the artefact `name`."""
+        """The path of the file `name` in the run folder."""
         return os.path.join(self.path, name)
 
     def details(self) -> dict[str, Any]:
-        """All of config.json: flags, versions, git commit, devices, command, parameters, seconds of training."""
+        """The content of config.json: flags, versions, git commit, devices, command, parameters, training seconds."""
         return run_files.read(self.file(CONFIG), run_record.parse)
 
     def load_model(self) -> keras.Model:
         """The network at its best epoch, not compiled.
 
         Raises:
-            UserError: the run has not finished an epoch, or the file is damaged or of another run.
+            UserError: the run has not finished an epoch, or the file is damaged or belongs to another run.
         """
         if not tf.io.gfile.exists(self.file(MODEL)) and not self.history():
             raise UserError(
@@ -128,7 +128,7 @@ class Run:
         return model
 
     def check_model(self) -> None:
-        """Raises `UserError` unless model.keras is there, whole, and of this run."""
+        """Raises `UserError` unless model.keras exists, is whole, and belongs to this run."""
         best_model.check_whole(self.file(MODEL), self._checksums)
 
     def splits(self) -> list[SplitRow]:
@@ -150,12 +150,12 @@ class Run:
             raise UserError(
                 f"--data={printable(self.config.data)} must still hold the images and classes that {self.path} was "
                 f"trained with. {len(missing)} of {len(missing) + len(split)} images of the {name} split are missing: "
-                f"{shortened(missing)}. Put them back, or say where they are now by evaluate.py's --data."
+                f"{shortened(missing)}. Put them back, or pass their new folder to evaluate.py as --data."
             )
         return split
 
     def found(self, name: str, dataset: Dataset) -> tuple[Split, list[str]]:
-        """The images of one split that `dataset` holds, by address and class, and the addresses of the others."""
+        """The images of one split that `dataset` holds, by address and class, and the addresses of the missing ones."""
         labels = {label: i for i, label in enumerate(self.class_names)}
         names = [dataset.class_names[label] for label in dataset.labels]
         places = {key: i for i, key in enumerate(zip(dataset.addresses, names, strict=True))}
@@ -167,12 +167,12 @@ class Run:
         return self.as_split(replace(own, class_names=self.class_names)), missing
 
     def as_split(self, dataset: Dataset) -> Split:
-        """The images of `dataset`, whose labels are the run's, in the size of its network."""
+        """`dataset`, whose labels are the run's class indices, at the image size of its network."""
         return Split(dataset, self.config.image_size or 0, models.find(self.config.model).channels)
 
     @functools.cached_property
     def dataset(self) -> Dataset:
-        """The run's own data set. Read once, for one in memory takes seconds to read."""
+        """The run's data set, read once: one that is held in memory takes seconds to read."""
         return data.load(self.config.data, self.config.data_dir)
 
     def history(self) -> list[dict[str, str]]:
@@ -180,7 +180,7 @@ class Run:
         return run_files.read_history(self.path)
 
     def test_metrics(self) -> dict[str, float]:
-        """What test.json says; empty when the run hasn't finished."""
+        """The metrics in test.json; empty when the run hasn't finished."""
         if not tf.io.gfile.exists(self.file(TEST)):
             return {}
         return run_files.read(self.file(TEST), run_files.parse_metrics)

@@ -1,4 +1,4 @@
-"""The files of a run folder: how each is written, and strict readers that name a file which was changed since."""
+"""Writes the files of a run folder, and reads them strictly: an error names a file that was changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Content = TypeVar("Content")
 
 
 class DamagedError(Exception):
-    """What is wrong with a file, in words that finish the sentence `Received: ...`, and the way out."""
+    """What is wrong with a file, worded to follow `Received: `, and the way out."""
 
     def __init__(self, reason: str, way_out: str = _WAY_OUT) -> None:
         super().__init__(reason)
@@ -71,7 +71,7 @@ def refusing(path: str) -> Iterator[None]:
 
 
 def read(path: str, parse: Callable[[str], Content]) -> Content:
-    """What `parse` makes of the text in `path`.
+    """The text in `path`, parsed by `parse`.
 
     Raises:
         UserError: the file is missing, or `parse` found it damaged.
@@ -86,7 +86,7 @@ def check_unchanged(path: str, parse: Callable[[str], Any], sha256: str) -> None
         text = _text(path)
         if digest(text) != sha256:
             parse(text)
-            raise DamagedError("a file that was changed after it was written (its SHA-256 is not that in config.json)")
+            raise DamagedError("a file that was changed after it was written (its SHA-256 differs from config.json)")
 
 
 def check_classes(path: str, names: Sequence[str], rows: Iterable[SplitRow]) -> None:
@@ -125,7 +125,7 @@ def read_history(path: str) -> list[dict[str, str]]:
 
 
 def parse_labels(text: str) -> tuple[str, ...]:
-    """The names of the classes, two at least."""
+    """The class names in labels.txt, at least two."""
     names = tuple(text.splitlines())
     if len(names) < 2 or len(set(names)) < len(names) or not all(names) or not text.endswith("\n"):
         raise DamagedError(f"{cut(text)}, which is not one name per line for two or more classes" if text else _EMPTY)
@@ -133,20 +133,20 @@ def parse_labels(text: str) -> tuple[str, ...]:
 
 
 def parse_splits(text: str) -> list[SplitRow]:
-    """The rows."""
+    """The rows of splits.csv."""
     header, *rows = _csv_rows(text)
-    # Older runs have another name for the third column, and the oldest no fourth one.
+    # Older runs name the third column otherwise, and the oldest have no fourth one.
     columns = tuple("split" if name == "part" else name for name in header)
     if columns not in (SPLIT_COLUMNS, SPLIT_COLUMNS[:-1]):
         raise DamagedError(f"{cut(','.join(header))} in place of the header {','.join(SPLIT_COLUMNS)}")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header) or row[2] not in SPLIT_NAMES:
-            raise DamagedError(f"{cut(','.join(row))} in row {number}, which is no image with its class and split")
+            raise DamagedError(f"{cut(','.join(row))} in row {number}, which is not an image with its class and split")
     return [SplitRow(*row) for row in rows]
 
 
 def parse_history(text: str) -> list[dict[str, str]]:
-    """The rows of history.csv, every cell a number but for the name of the phase."""
+    """The rows of history.csv, in which every cell but the name of the phase is a number."""
     header, *rows = _csv_rows(text)
     if header[0] != "epoch" or "val_loss" not in header or not rows:
         raise DamagedError(f"{cut(','.join(header))} in place of columns such as epoch and val_loss, with rows below")
@@ -154,7 +154,7 @@ def parse_history(text: str) -> list[dict[str, str]]:
         cells = dict(zip(header, row, strict=False))
         numbers = [cell for name, cell in cells.items() if name not in _TEXT_COLUMNS and cell]
         if len(row) != len(header) or not cells["epoch"].isdecimal() or not all(map(_is_number, numbers)):
-            raise DamagedError(f"{cut(','.join(row))} in row {number}, which is no epoch with its numbers")
+            raise DamagedError(f"{cut(','.join(row))} in row {number}, which is not an epoch with its numbers")
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
@@ -191,7 +191,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def _csv_rows(text: str) -> list[list[str]]:
-    """The header, which isn't empty, and the rows."""
+    """The header, which is not empty, and the rows."""
     if not text.strip():
         raise DamagedError(_EMPTY)
     if not text.endswith("\n"):
@@ -214,7 +214,7 @@ def _is_number(text: str) -> bool:
 
 
 def cut(value: object) -> str:
-    """What was received, which may be megabytes when the file is something else."""
+    """What was received, cut to 60 characters, since another kind of file may hold megabytes."""
     return ascii(value if not isinstance(value, str) else value[: _SHOWN_CHARACTERS + 1])[:_SHOWN_CHARACTERS]
 
 

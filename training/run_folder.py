@@ -1,4 +1,4 @@
-"""Opening a run folder for training, for one process alone, and closing it."""
+"""Opens a run folder for training by one process at a time, and finishes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LOCK = ".lock"
 
 
 def check(config: TrainConfig) -> None:
-    """Finds out what would keep a run from being written, before its images are looked at.
+    """Checks that the run can be written, before its images are scanned.
 
     Raises:
         UserError: the folder holds a run already, can't be written to, is in use, or its run has finished.
@@ -34,10 +34,10 @@ def check(config: TrainConfig) -> None:
     run_dir = config.run_dir or ""
     if "://" not in run_dir:
         _check_not_in_use(run_dir)
-        _check_takes_files(run_dir)
+        _check_writable(run_dir)
     if config.resume:
         run = Run.open(run_dir)
-        _check_can_go_on(run, _changes(run, config))
+        _check_resumable(run, _changes(run, config))
     elif tf.io.gfile.isdir(run_dir):
         _check_is_free(run_dir)
 
@@ -48,7 +48,7 @@ def _check_not_in_use(run_dir: str) -> None:
             _lock(lock, fcntl.LOCK_SH, run_dir)
 
 
-def _check_takes_files(run_dir: str) -> None:
+def _check_writable(run_dir: str) -> None:
     place = os.path.abspath(run_dir)
     while not os.path.lexists(place):
         place = os.path.dirname(place)
@@ -66,17 +66,17 @@ def _check_takes_files(run_dir: str) -> None:
 def opened(
     config: TrainConfig, examples: Examples, model: keras.Model, command: str, devices: list[str]
 ) -> Iterator[Run]:
-    """Makes the folder of a new run and records what it is, or opens that of the run to resume.
+    """Creates and records a new run in its folder, or opens the folder of the run to resume.
 
     Args:
-        config: of the run.
+        config: the flags of the run.
         examples: its images and splits.
         model: its network.
         command: the command line, for the record.
-        devices: what it is trained on, for the record.
+        devices: names of the devices, for the record.
 
     Raises:
-        UserError: the folder can't be written to, holds a run already, or none that can be resumed.
+        UserError: the folder can't be written to, holds a run already, or holds none that can be resumed.
     """
     if config.resume:
         with _reopened(config, examples, command) as run:
@@ -99,7 +99,7 @@ def opened(
 
 
 def _check_is_free(run_dir: str) -> None:
-    """Only what a start that was killed leaves behind may be written over; anything else is the user's."""
+    """Allows overwriting what a killed start has left; anything else belongs to the user."""
     names = tf.io.gfile.listdir(run_dir)
     if CONFIG in names:
         raise UserError(f"--run_dir={run_dir} holds a run already. Pass another folder, or --resume to resume it.")
@@ -113,7 +113,7 @@ def _check_is_free(run_dir: str) -> None:
 
 
 def _clear(run_dir: str, is_new: bool) -> None:
-    """Leaves no half-made run behind."""
+    """Removes the files of a run that could not be started."""
     with contextlib.suppress(OSError, tf.errors.OpError):
         for name in {_LOCK, SPLITS, LABELS} & set(tf.io.gfile.listdir(run_dir)):
             tf.io.gfile.remove(os.path.join(run_dir, name))
@@ -123,19 +123,19 @@ def _clear(run_dir: str, is_new: bool) -> None:
 
 @contextlib.contextmanager
 def _reopened(config: TrainConfig, examples: Examples, command: str) -> Iterator[Run]:
-    """Opens the folder of a run to resume it, up to where `config` says; that is recorded together with `command`.
+    """Opens the folder of a run to resume it, and records what `config` extends, with `command`.
 
     Raises:
-        UserError: another process trains in it, it has finished and `config` doesn't want more, or its images have
+        UserError: another process trains in it, it has finished and `config` doesn't extend it, or its images have
             changed.
     """
     run = Run.open(config.run_dir or "")
     with _locked(run.path):
         changes = _changes(run, config)
-        _check_can_go_on(run, changes)
+        _check_resumable(run, changes)
         remove_left_over(run.path)
         checkpoint.remove_left_over(run.path)
-        if not _are_the_same(run.splits(), examples):
+        if not _has_same_images(run.splits(), examples):
             raise UserError(
                 f"--resume needs the images that {run.path} was started with. Those in {printable(config.data)} have "
                 "changed since. Put them back, or start a new run with another --run_dir."
@@ -148,33 +148,33 @@ def _reopened(config: TrainConfig, examples: Examples, command: str) -> Iterator
 
 
 def _changes(run: Run, config: TrainConfig) -> dict[str, Any]:
-    """The flags in which `config` wants more of the run than it was started for."""
+    """The extendable flags whose values in `config` differ from the run's."""
     return {name: getattr(config, name) for name in EXTENDABLE if getattr(config, name) != getattr(run.config, name)}
 
 
-def _check_can_go_on(run: Run, changes: dict[str, Any]) -> None:
+def _check_resumable(run: Run, changes: dict[str, Any]) -> None:
     is_finished = bool(run.test_metrics())
     if is_finished and not changes:
         raise UserError(
-            f"The run in {run.path} has finished; there is nothing to resume. Pass --epochs of more than "
-            f"{run.config.epochs} to train on, or another --run_dir."
+            f"The run in {run.path} has finished; there is nothing to resume. Pass --epochs above "
+            f"{run.config.epochs} to train further, or another --run_dir."
         )
     progress = checkpoint.read_progress(run.path)
     if is_finished and progress is None:
         raise UserError(
-            f"To train a finished run on needs its checkpoint. Received: {run.path} without {CHECKPOINT}/. Start a new "
-            f"run from its best epoch by --weights={run.file(MODEL)}."
+            f"Training a finished run further needs its checkpoint. Received: {run.path} without {CHECKPOINT}/. Start "
+            f"a new run from its best epoch with --weights={run.file(MODEL)}."
         )
     if progress is not None and progress.phase > 0 and "epochs" in changes:
         raise UserError(
-            "--epochs counts those before the fine-tuning, which has begun. Received: "
+            "--epochs counts the epochs before the fine-tuning, which has begun. Received: "
             f"--epochs={changes['epochs']} for {run.path} with {run.config.epochs}. Raise --fine_tune_epochs, now "
             f"{run.config.fine_tune_epochs}."
         )
 
 
 def _extend(run: Run, changes: dict[str, Any], command: str) -> None:
-    """The run counts as unfinished first: after a kill in between, the same command extends it."""
+    """Marks the run as unfinished first, so that after a kill in between the same command extends it."""
     with contextlib.suppress(tf.errors.NotFoundError):
         tf.io.gfile.remove(run.file(TEST))
     details = run.details()
@@ -182,8 +182,8 @@ def _extend(run: Run, changes: dict[str, Any], command: str) -> None:
     write_json(run.file(CONFIG), details | {"flags": details["flags"] | changes, "continued_by": continued})
 
 
-def _are_the_same(rows: list[SplitRow], examples: Examples) -> bool:
-    """Whether address, class, split and content are those of the start; an older version didn't record the content."""
+def _has_same_images(rows: list[SplitRow], examples: Examples) -> bool:
+    """Whether address, class, split and content are as at the start; older versions didn't record the content."""
     labels = [examples.dataset.class_names[label] for label in examples.dataset.labels]
     columns = (examples.dataset.addresses, labels, examples.splits, examples.dataset.digests)
     now = [SplitRow(*values) for values in zip(*columns, strict=True)]
@@ -193,14 +193,14 @@ def _are_the_same(rows: list[SplitRow], examples: Examples) -> bool:
 
 
 def finish(run: Run, metrics: dict[str, float], seconds: float) -> None:
-    """Writes what the best epoch gave on the test split, and how long training took."""
+    """Writes the best epoch's `metrics` on the test split, and the training time in seconds."""
     write_json(run.file(CONFIG), run.details() | {"training_seconds": round(seconds, 1)})
     write_json(run.file(TEST), metrics)
 
 
 @contextlib.contextmanager
 def _locked(run_dir: str) -> Iterator[None]:
-    """Keeps a second process out of the folder; the system gives the lock back however this one ends."""
+    """Keeps a second process out of the folder; the system releases the lock however this one ends."""
     if "://" in run_dir:
         yield
         return

@@ -1,4 +1,4 @@
-"""config.json: what a run was asked for and how it was made."""
+"""config.json, the record of a run: its flags, and how it was made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.run_files import FIXED, DamagedError, cut, digest, json_object, re
 
 # Raise it when an older version of this program would misread the folder.
 SCHEMA = 1
-# What config.json holds beside the flags; an older version wrote fewer of them.
+# What config.json holds besides the flags; older versions wrote fewer of them.
 _FACTS: dict[str, type | types.UnionType] = {
     "command": str,
     "seed": int,
@@ -42,7 +42,7 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 def made(
     config: TrainConfig, run_dir: str, examples: Examples, model: keras.Model, command: str, devices: list[str]
 ) -> dict[str, Any]:
-    """The record of a run that begins now; its labels.txt and splits.csv are written already."""
+    """The record of a run that begins now; its labels.txt and splits.csv must exist already."""
     return {
         "schema": SCHEMA,
         "flags": dataclasses.asdict(config),
@@ -68,7 +68,7 @@ def _git_commit() -> str | None:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The record of a run, with flags that `TrainConfig` takes."""
+    """The record of a run, with flags that `TrainConfig` accepts; raises `DamagedError` for anything else."""
     details = json_object(text)
     schema = details.get("schema")
     if schema not in (None, SCHEMA) or isinstance(schema, bool):
@@ -81,13 +81,13 @@ def parse(text: str) -> dict[str, Any]:
     checksums = details.get("sha256", {})
     is_recorded = all(isinstance(checksums.get(name), str) for name in FIXED)
     if (schema is not None or checksums) and not is_recorded:
-        raise DamagedError(f"{cut(checksums)} as `sha256`, which must hold those of {' and '.join(FIXED)}")
+        raise DamagedError(f"{cut(checksums)} as `sha256`, which must hold a checksum of {' and '.join(FIXED)}")
     _check_flags(details.get("flags"))
     return details
 
 
 def flags_of(details: dict[str, Any]) -> TrainConfig:
-    """The flags of a record that `parse` gave, defaults filled in."""
+    """The flags of a record that `parse` returned, defaults filled in."""
     known = {item.name for item in dataclasses.fields(TrainConfig)}
     return TrainConfig(**{name: value for name, value in details["flags"].items() if name in known})
 
@@ -98,7 +98,7 @@ def read_config(path: str) -> TrainConfig:
 
 
 def recorded_checksums(path: str) -> dict[str, str]:
-    """Those of labels.txt and splits.csv in the config.json of the run in `path`; empty where it has none."""
+    """The checksums of labels.txt and splits.csv in the config.json of the run in `path`; empty without one."""
     file = os.path.join(path, CONFIG)
     return json.loads(read_text(file)).get("sha256", {}) if tf.io.gfile.exists(file) else {}
 

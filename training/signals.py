@@ -26,7 +26,7 @@ class RunInterruptedError(UserError):
 
     Args:
         message: for the user.
-        number: the signal; the exit code tells it as a shell does, 128 + number.
+        number: the signal; the exit code is 128 + number, as in a shell.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -35,16 +35,16 @@ class RunInterruptedError(UserError):
 
 
 class Signals:
-    """Takes note of SIGTERM, SIGHUP and Ctrl-C from `with` on; a second Ctrl-C ends the process at once.
+    """Records SIGTERM, SIGHUP and Ctrl-C within its `with` block; a second Ctrl-C ends the process at once.
 
-    A SIGHUP that is ignored, as nohup has it, stays ignored.
+    A SIGHUP that is ignored, as under nohup, stays ignored.
 
     Args:
         run_dir: the run folder, for the command that resumes the run.
-        worker: index of this process; the message of the chief worker, 0, has that command.
+        worker: index of this process; only the message of the chief worker, 0, has that command.
 
     Attributes:
-        number: the signal that has come; None for none.
+        number: the signal that was received; None for none.
     """
 
     def __init__(self, run_dir: str, worker: int = 0) -> None:
@@ -62,7 +62,7 @@ class Signals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
-        """Restores what signals did before, and raises an unanswered signal again."""
+        """Restores the previous handlers, and raises an unanswered signal again."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
@@ -78,7 +78,7 @@ class Signals:
             where: the run stops, for the message, such as `during the test`.
 
         Raises:
-            RunInterruptedError: a signal comes, or has come before.
+            RunInterruptedError: a signal arrives, or has arrived before.
         """
         self._where = where
         try:
@@ -92,7 +92,7 @@ class Signals:
         """The error that ends the run when everything is saved; the signal counts as answered.
 
         Args:
-            number: of the signal, which another worker may have got.
+            number: the signal, which another worker may have received.
             where: the run stops, such as `after step 3 of epoch 1; the state is saved`.
         """
         self.number = None
@@ -116,16 +116,16 @@ class Signals:
 
 
 class SafePoints:
-    """The moments at which a run can stop or be saved: after each step, or each batch of images that are prepared.
+    """The points at which a run can stop or be saved: after each step, or each batch of images that are prepared.
 
-    All workers get the same answer at the same moment, since saving needs the sums of all of them. They ask each other
-    about once a second, after a number of moments that the chief worker measures: to ask at each would slow small
-    networks down.
+    All workers get the same answer at the same point, since saving needs the sums of all of them. They ask each other
+    about once a second, after a number of points that the chief worker measures: asking at every point would slow
+    small networks down.
 
     Args:
-        signals: ask the run to stop.
-        workers: which pass the same moments in the same order; by default this process alone.
-        asks_each_time: whether the workers ask each other at every moment, not only about once a second.
+        signals: requests to stop.
+        workers: reach the same points in the same order; by default this process alone.
+        asks_each_time: whether the workers ask each other at every point, not only about once a second.
     """
 
     def __init__(self, signals: Signals, workers: Workers | None = None, *, asks_each_time: bool = False) -> None:
@@ -134,19 +134,19 @@ class SafePoints:
         self._number: int | None = None
 
     def check(self) -> None:
-        """To be called after each batch of images that are prepared, when they are safe.
+        """Call it after each batch of images that are prepared, once they are saved.
 
         Raises:
-            RunInterruptedError: a signal has come to any worker.
+            RunInterruptedError: any worker has received a signal.
         """
         self.reached()
-        self.stop_if_asked("while images were being prepared; what of it is on the disk is kept")
+        self.stop_if_asked("while images were being prepared; what is on disk is kept")
 
     def reached(self, *, is_due: bool = False, is_certain: bool = False) -> bool:
         """Whether to save now, because it is time or because the run stops.
 
         Args:
-            is_due: whether it is time to save by the clock of this worker; that of the chief worker counts.
+            is_due: whether it is time to save by the clock of this worker; the chief worker's value counts.
             is_certain: whether all workers know that it is time to save, because a phase has ended.
         """
         self._passed += 1
@@ -159,13 +159,13 @@ class SafePoints:
         return is_due or is_certain or self._number is not None
 
     def stop_if_asked(self, where: str) -> None:
-        """Ends the run when it has been asked to stop by the moment that was reached last.
+        """Ends the run if it had been asked to stop at the last call of `reached`.
 
         Args:
             where: the run stops, see `Signals.interrupted`.
 
         Raises:
-            RunInterruptedError: a signal has come to any worker.
+            RunInterruptedError: any worker has received a signal.
         """
         if self._number is not None:
             raise self._signals.interrupted(self._number, where)

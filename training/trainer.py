@@ -1,4 +1,4 @@
-"""A training from its configuration to a finished run folder."""
+"""Trains a model, from the configuration to a finished run folder."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from training.signals import Signals
 
 
 def train(config: TrainConfig, command: str) -> Run:
-    """Trains what `config` says and gives the finished run.
+    """Trains a model as `config` says and returns the finished run.
 
     Args:
         config: as `training.resolve.resolved` gives it.
         command: the command line, for the record.
 
     Raises:
-        UserError: anything that the user can put right; training has not begun then, or its state is saved.
+        UserError: for any cause that the user can fix, before training or with the last checkpoint unchanged.
     """
     devices = strategy.prepare_devices(config)
     if config.data_service:
@@ -60,14 +60,14 @@ def train(config: TrainConfig, command: str) -> Run:
 
 
 def _check_places(config: TrainConfig) -> None:
-    """What only the file system and the network can tell, before all images are looked at."""
+    """Checks the run folder and the published weights, before all images are scanned."""
     run_folder.check(config)
     if config.weights == "imagenet":
         downloads.check(models.find(config.model))
 
 
 def _fit(job: Job) -> Progress:
-    """Trains phase by phase, from wherever the last checkpoint is."""
+    """Trains all phases; with `resume`, from the last checkpoint."""
     saved = checkpoint.read_progress(job.run.path) if job.config.resume else None
     is_resumed, progress = saved is not None, saved or Progress()
     if job.config.resume:
@@ -86,7 +86,7 @@ def _fit(job: Job) -> Progress:
 
 
 def _test(job: Job) -> dict[str, float]:
-    """Loss and metrics of the best epoch's model on the test split, in which every image counts once."""
+    """Loss and metrics of the best epoch's model on the test split; every image counts once."""
     with job.signals.stopping_at_once("during the test; the state is saved"):
         model, batches = job.test_inputs(job.run.load_model(), phases(job.config)[-1])
         job.distribution.compile(model, job.objective.compile_arguments)
@@ -96,7 +96,7 @@ def _test(job: Job) -> dict[str, float]:
 
 
 def _recall_best(job: Job, progress: Progress) -> None:
-    """The best model is written before the checkpoint, and the run may have been killed in between."""
+    """Takes the best epoch from model.keras, since a kill may have come between writing it and the checkpoint."""
     kept = best_model.kept(job.run.path)
     if kept.loss <= progress.best_loss:
         progress.best_loss, progress.best_epoch = kept.loss, kept.epoch
@@ -105,7 +105,7 @@ def _recall_best(job: Job, progress: Progress) -> None:
 def _begin(job: Job, index: int, phase: Phase, progress: Progress) -> None:
     """Begins the next phase from the best epoch so far, not from the last.
 
-    A resume finds that in a checkpoint: model.keras may be of an epoch of the next phase by then.
+    The start is saved for a resume, by which time model.keras may hold an epoch of this phase.
     """
     best_model.restore(job.run.path, job.model, job.config.model)
     progress.phase, progress.epoch, progress.step = index, phase.first_epoch, 0
@@ -115,7 +115,7 @@ def _begin(job: Job, index: int, phase: Phase, progress: Progress) -> None:
 
 
 def _fit_phase(job: Job, phase: Phase, progress: Progress, *, is_resumed: bool) -> None:
-    """Fits what is left of `phase`, and says so where early stopping has ended it."""
+    """Fits the rest of `phase`, and prints when early stopping has ended it."""
     patience = job.config.early_stopping
     has_begun = progress.epoch > phase.first_epoch or progress.step > 0
     has_ended = progress.has_stalled(patience) or progress.epoch >= phase.last_epoch
@@ -126,7 +126,7 @@ def _fit_phase(job: Job, phase: Phase, progress: Progress, *, is_resumed: bool) 
         Fitting(job, phase, progress).fit(resumes=is_resumed and has_begun)
     if progress.epoch < phase.last_epoch:
         print(
-            f"Early stopping: no epoch after number {progress.epoch} of {phase.last_epoch}, for {patience} in a row "
+            f"Early stopping after epoch {progress.epoch} of {phase.last_epoch}: {patience} in a row "
             f"had no validation loss below {progress.phase_best_loss:.4f}, the lowest of this phase."
         )
 

@@ -158,7 +158,7 @@ def test_a_data_folder_whose_own_name_is_not_utf8(image_folder: pathlib.Path) ->
 
 @pytest.mark.parametrize("name", ["run\ud8e9", "a\nb", os.fsdecode(b"\xe9t\xe9")])
 def test_a_run_folder_must_print(name: str) -> None:
-    with pytest.raises(UserError, match="--run_dir must be a name that prints"):
+    with pytest.raises(UserError, match="--run_dir must be printable UTF-8"):
         resolved(TrainConfig(model="lenet5", data="digits", run_dir=name))
 
 

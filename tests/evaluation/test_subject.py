@@ -78,7 +78,7 @@ def test_half_of_the_test_split_is_neither(run: Run, tmp_path: pathlib.Path, how
         image.unlink()
     else:
         image.rename(image.parents[1] / "upright" / f"was-lying-{image.name}")
-    with pytest.raises(UserError, match="must hold the whole test split of .* Received 11 of its images, unchanged"):
+    with pytest.raises(UserError, match="must hold the whole test split of .* Received: 11 of its images, unchanged"):
         subjects.subject_in(run, str(tmp_path / "photos"), None, "model.keras")
 
 

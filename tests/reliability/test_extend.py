@@ -67,9 +67,9 @@ def test_early_stopping_stays_the_end_until_it_is_changed(images: pathlib.Path, 
     given = {"model": "lenet5", "learning_rate": 1e-12, "early_stopping": 1}
     wanted = config(images, "stalled", epochs=4, **given)
     code, log = children.train(wanted)
-    assert code == 0 and "Early stopping: no epoch after number 2 of 4" in log, log
+    assert code == 0 and "Early stopping after epoch 2 of 4" in log, log
     log = extended(wanted, epochs=5)
-    assert STEP not in log and "Early stopping: no epoch after number 2 of 5" in log
+    assert STEP not in log and "Early stopping after epoch 2 of 5" in log
     extended(wanted, early_stopping=0, epochs=3)
     assert len(Run.open(wanted.run_dir or "").history()) == 3
 

@@ -81,7 +81,7 @@ def test_a_signal_while_images_are_prepared(images: pathlib.Path, number: signal
     at = 2 if frozen else 1
     code, log = children.train(wanted, Fate(signal_at=at, point=PREPARED, signal_number=number))
     assert code == 128 + number and "Traceback" not in log, log
-    assert f"Stopped by {number.name} while images were being prepared; what of it is on the disk is kept." in log
+    assert f"Stopped by {number.name} while images were being prepared; what is on disk is kept." in log
     assert f"train.py --resume --run_dir={wanted.run_dir}" in log and STEP not in log
     code, log = children.train(dataclasses.replace(Run.open(wanted.run_dir or "").config, resume=True))
     assert code == 0, log

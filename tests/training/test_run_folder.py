@@ -146,7 +146,7 @@ def test_a_finished_run_cannot_be_resumed(
         resumed = dataclasses.replace(Run.open(place).config, resume=True)
     test = pathlib.Path(place, "test.json")
     test.write_text('{"accuracy": 1.0}')
-    with pytest.raises(UserError, match="has finished; there is nothing to resume. Pass --epochs of more than 2"):
+    with pytest.raises(UserError, match="has finished; there is nothing to resume. Pass --epochs above 2"):
         with reopen(resumed, gathered):
             pass
     longer = dataclasses.replace(resumed, epochs=5)

@@ -99,7 +99,7 @@ def test_a_wrong_address_ends_the_training_before_it_begins(
     ("given", "message"),
     [
         ({"data_service": "localhost:5050"}, "--data_service must be grpc://HOST:PORT"),
-        ({"data_service": "grpc://a:1", "deterministic": True}, "which --deterministic can't have"),
+        ({"data_service": "grpc://a:1", "deterministic": True}, "which --deterministic can't allow"),
         ({"data_service": "grpc://a:1", "cache": "memory"}, "Pass --cache=none"),
     ],
 )

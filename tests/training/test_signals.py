@@ -112,7 +112,7 @@ def test_prepared_images_stop_after_a_batch(tmp_path: pathlib.Path) -> None:
         points = SafePoints(signals)
         points.check()
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(RunInterruptedError, match="SIGTERM while images were being prepared; what of it is on"):
+        with pytest.raises(RunInterruptedError, match="SIGTERM while images were being prepared; what is on disk"):
             points.check()
 
 

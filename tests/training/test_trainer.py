@@ -197,7 +197,7 @@ def test_early_stopping_ends_a_phase_and_says_so(image_folder: pathlib.Path, cap
     assert min(losses[-2:]) >= min(losses[:-2])
     lowest = f"{min(losses):.4f}"
     printed = capsys.readouterr().out
-    assert f"Early stopping: no epoch after number {len(losses)} of 30, for 2 in a row had no " in printed
+    assert f"Early stopping after epoch {len(losses)} of 30: 2 in a row had no " in printed
     kept = 1 + losses.index(min(losses))
     assert f"Kept: epoch {kept} of {len(losses)}, which has the lowest validation loss, {lowest}." in printed
     assert best_model.kept(run.path) == best_model.Kept(pytest.approx(min(losses), abs=1e-6), kept)  # type: ignore[arg-type]
@@ -262,7 +262,7 @@ class TestWeightsOfARun:
         (image_folder / "lying").rename(image_folder / "flat")
         self.after(image_folder, before, epochs=1)
         path = before.file("model.keras")
-        assert f"Head: new, for that in {path} is for other classes: lying, upright." in capsys.readouterr().out
+        assert f"Head: new, since the head in {path} is for other classes: lying, upright." in capsys.readouterr().out
         pathlib.Path(before.path, "labels.txt").write_text("flat\nupright\n")
         with pytest.raises(UserError, match="labels.txt"):
             initial_model.class_names_of(path)

@@ -1,11 +1,11 @@
-"""The workers of a cluster: what TF_CONFIG says of them, and a meeting of all before TensorFlow waits for them.
+"""The workers of a cluster: reads TF_CONFIG, and waits until all workers are there before TensorFlow starts.
 
 TensorFlow 2.21 has a time limit for workers that look for the chief worker, but none for a chief whose workers don't
-come, and it takes two processes with one index for a restart. So every worker first reports to the chief's port; the
-ports are free again when TensorFlow opens them. Removable with a TensorFlow that ends both cases by an error.
+come, and it treats two processes with one index as a restart. So every worker first reports to the chief's port; the
+ports are free again when TensorFlow opens them. Removable with a TensorFlow that raises an error in both cases.
 
-`tf.distribute.cluster_resolver.TFConfigClusterResolver` checks nothing of what is checked here, and
-`python -m training.launch` would have to import TensorFlow for it.
+`tf.distribute.cluster_resolver.TFConfigClusterResolver` does none of these checks, and `python -m training.launch`
+would have to import TensorFlow for it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 
 from errors import UserError
 
-# Long enough for hosts that are still fetching their image; the environment variable is for tests and quick clusters.
+# Enough for hosts that are still fetching their container image; the variable is for tests and quick clusters.
 WAIT_VARIABLE = "DARKROOM_CLUSTER_WAIT_SECONDS"
 _WAIT_SECONDS = 300
-# A worker that is silent for so long counts as lost.
+# After which a silent worker counts as lost.
 HEARTBEAT_SECONDS = 10
 
 _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -65,10 +65,10 @@ class Worker:
 
 
 def from_environment() -> Worker | None:
-    """The worker that TF_CONFIG makes of this process; None where it is not set or names no cluster.
+    """The worker that this process is according to TF_CONFIG; None if it is not set or names no cluster.
 
     Raises:
-        UserError: it is malformed, or names a role that `fit` has no use for.
+        UserError: it is malformed, or names a role that `fit` doesn't use.
     """
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip():
@@ -76,9 +76,9 @@ def from_environment() -> Worker | None:
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise _wrong(f"it is no JSON: {error}") from error
+        raise _wrong(f"it is not JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("cluster", {}), dict):
-        raise _wrong("it is no object with an object `cluster`")
+        raise _wrong("it is not an object with an object `cluster`")
     return _worker(config["cluster"], config.get("task")) if config.get("cluster") else None
 
 
@@ -86,7 +86,7 @@ def wait_seconds() -> float:
     """How long workers wait for each other at the start.
 
     Raises:
-        UserError: the environment variable holds no number of seconds.
+        UserError: the environment variable is not a number from 1 to 86400.
     """
     text = os.environ.get(WAIT_VARIABLE, str(_WAIT_SECONDS))
     try:
@@ -99,12 +99,12 @@ def wait_seconds() -> float:
 
 
 def meet(worker: Worker, seconds: float, gpus: int = 0) -> None:
-    """Returns in every worker once all are there.
+    """Waits until all workers have reported to the chief worker.
 
     Args:
         worker: this process.
-        seconds: to wait at most.
-        gpus: that this process sees; every worker computes as many slices of a batch, so all must see as many.
+        seconds: longest wait.
+        gpus: number of GPUs that this process sees, the same in all workers, since each computes as many slices.
 
     Raises:
         UserError: a worker doesn't come, or the chief worker can't be reached, or they disagree about the cluster, or
@@ -119,9 +119,9 @@ def meet(worker: Worker, seconds: float, gpus: int = 0) -> None:
             problem = _report_to_chief(worker, seconds, gpus)
     if problem:
         raise UserError(
-            "All workers of TF_CONFIG must be started, with the same addresses, an index of their own and as many "
-            f"GPUs, and reach each other. Received, in worker {worker.index}: {problem}. Correct TF_CONFIG, or look "
-            f"why a worker did not start; {WAIT_VARIABLE} sets how long to wait."
+            "All workers of TF_CONFIG must be started, with the same addresses, different indices and the same number "
+            f"of GPUs, and reach each other. Received, in worker {worker.index}: {problem}. Correct TF_CONFIG, or find "
+            f"out why a worker did not start; {WAIT_VARIABLE} sets how long to wait."
         )
 
 
@@ -145,11 +145,11 @@ def _worker(cluster: dict[str, Any], task: Any) -> Worker:
 
 def _checked_addresses(job: str, addresses: Any) -> list[str]:
     if not isinstance(addresses, list):
-        raise _wrong(f"its {job} is no list of HOST:PORT")
+        raise _wrong(f"its {job} is not a list of HOST:PORT")
     for address in addresses:
         match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
         if not match or not 0 < int(match[2]) < 65536:
-            raise _wrong(f"{address!r} is no HOST:PORT")
+            raise _wrong(f"{address!r} is not HOST:PORT")
     return addresses
 
 
@@ -167,14 +167,14 @@ def _checked_task(task: Any) -> tuple[str, int]:
 
 def _wrong(reason: str) -> UserError:
     return UserError(
-        f"TF_CONFIG must say who trains together, such as {_EXAMPLE}, and {reason}. Correct it, unset it to train in "
-        "one process, or let `python -m training.launch` set it."
+        f"TF_CONFIG must name the workers and this one's index, as in {_EXAMPLE}, and {reason}. Correct it, unset it "
+        "to train in one process, or let `python -m training.launch` set it."
     )
 
 
 @contextlib.contextmanager
 def _listening(worker: Worker) -> Iterator[socket.socket]:
-    """Opens this worker's port, which tells at once whether it can be had."""
+    """Opens this worker's port, so that a port in use is reported at once."""
     try:
         server = socket.create_server(("", worker.port), backlog=len(worker.addresses))
     except OSError as error:
@@ -188,7 +188,7 @@ def _listening(worker: Worker) -> Iterator[socket.socket]:
 
 
 def _receive_workers(chief: Worker, seconds: float, gpus: int, server: socket.socket) -> str:
-    """Waits for all other workers and answers them; gives what is wrong, or an empty text."""
+    """Waits for all other workers and answers them; returns the problem, or an empty text."""
     deadline, gpus_of, problem = time.monotonic() + seconds, {0: gpus}, ""
     with contextlib.ExitStack() as connections:
         greeted: list[socket.socket] = []
@@ -212,7 +212,7 @@ def _receive_workers(chief: Worker, seconds: float, gpus: int, server: socket.so
 
 
 def _greeting(connection: socket.socket) -> tuple[int, tuple[str, ...], int] | None:
-    """Index, addresses and number of GPUs of who connects; None of others than workers."""
+    """Index, addresses and number of GPUs of a worker that connects; None if it is no worker."""
     connection.settimeout(_GREETING_SECONDS)
     try:
         greeting = json.loads(_line(connection))
@@ -238,7 +238,7 @@ def _objection(chief: Worker, index: int, addresses: tuple[str, ...], found: set
 
 
 def _different_gpus(gpus_of: dict[int, int]) -> str:
-    """TensorFlow itself would wait for the slices that a worker with fewer GPUs never computes."""
+    """TensorFlow would wait forever for the slices that a worker with fewer GPUs never computes."""
     if len(set(gpus_of.values())) == 1:
         return ""
     counts = ", ".join(f"worker {index} has {count}" for index, count in sorted(gpus_of.items()))
@@ -246,7 +246,7 @@ def _different_gpus(gpus_of: dict[int, int]) -> str:
 
 
 def _report_to_chief(worker: Worker, seconds: float, gpus: int) -> str:
-    """Tells the chief worker who this is, and waits for its answer: what is wrong, or an empty text."""
+    """Reports to the chief worker and waits for its answer: the problem, or an empty text."""
     deadline, reason = time.monotonic() + seconds, ""
     host, _, port = worker.addresses[0].rpartition(":")
     greeting = {"worker": worker.index, "addresses": worker.addresses, "gpus": gpus}

@@ -3,12 +3,12 @@
 `apply` replaces three methods of Keras, which have these faults:
 
 1. Before the first step, `_maybe_symbolic_build` averages a batch of the distributed iterator over the replicas, which
-   neither several workers nor unequal slices survive (keras#20585). All it needs is shapes.
-2. `reduce_per_replica` averages scalars along axis 0, which they lack, where there are several workers (keras#20585).
-3. `LossScaleOptimizer` looks for non-finite gradients before they are summed, and takes the answer of one replica for
-   that of all. A worker that skips a step leaves the others waiting for it. No issue is known.
+   fails with several workers and with unequal slices (keras#20585). All it needs is shapes.
+2. With several workers, `reduce_per_replica` averages scalars along axis 0, which they lack (keras#20585).
+3. `LossScaleOptimizer` looks for non-finite gradients before they are summed, and applies the answer of one replica
+   to all. A worker that skips a step leaves the others waiting for it. No issue is known.
 
-They are removable when Keras trains with `MultiWorkerMirroredStrategy` and skips steps in all workers together. The
+The patches can go when Keras trains with `MultiWorkerMirroredStrategy` and skips steps in all workers together. The
 functions for one model do what Keras doesn't promise, and stay.
 """
 
@@ -32,11 +32,11 @@ def apply() -> None:
     """Patches Keras, once for the process.
 
     Raises:
-        UserError: it is another version than the one with these faults.
+        UserError: Keras is not the version with these faults.
     """
     if not keras.__version__.startswith(_VERSION):
         raise UserError(
-            f"Training on several devices needs Keras {_VERSION}x, for which its faults are patched. Received: Keras "
+            f"Training on several devices needs Keras {_VERSION}x, whose faults are patched. Received: Keras "
             f"{keras.__version__}. Install `keras>=3.15.1,<3.16`, or pass --strategy=none."
         )
     _apply_once()
@@ -45,9 +45,9 @@ def apply() -> None:
 def count_every_image(model: keras.Model) -> None:
     """Gives `model` steps that weigh every image of a batch the same, however it was cut into slices.
 
-    Keras takes the mean over each slice, and then the mean over the slices: not the mean of a batch that can't be
-    divided. Each row of a slice comes with its weight, see `data.batches.Shard`; the metrics must be compiled as
-    `weighted_metrics`, for Keras gives the weights to no others.
+    Keras takes the mean over each slice, and then the mean over the slices: not the mean of a batch whose slices
+    differ in size. Each row of a slice comes with its weight, see `data.batches.Shard`; the metrics must be compiled
+    as `weighted_metrics`, since Keras passes the weights to no others.
     """
     model.train_step = functools.partial(_train_step, model)
     model.test_step = functools.partial(_test_step, model)
@@ -131,7 +131,7 @@ def _test_step(model: Any, slices: tuple) -> dict[str, tf.Tensor]:
 
 
 def _step(model: Any, slices: tuple, training: bool) -> tuple[tf.Tensor, Callable]:
-    """This replica's share of the batch's mean loss, which sum up to it, and what updates the metrics."""
+    """This replica's share of the batch's mean loss, and a function that updates the metrics and returns them."""
     inputs, targets, counts = slices
     replica = tf.distribute.get_replica_context()
     devices = replica.num_replicas_in_sync

@@ -1,4 +1,4 @@
-"""Where a model is trained: on one device, on all devices of this machine, or on those of several hosts."""
+"""The devices that train a model: one device, all devices of this machine, or the devices of several hosts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from training.distributed.workers import Workers
 class WorkerLostError(UserError):
     """Another worker has ended, or can't be reached any more; this one can't train without it."""
 
-    # Above 127, which Kubeflow's restart policy ExitCode takes for worth trying again.
+    # Above 127, so that Kubeflow's restart policy ExitCode retries.
     exit_code = 138
 
 
@@ -37,12 +37,12 @@ class Distribution(Workers):
     """The devices that train one model together, seen from one of their processes.
 
     Every batch is the batch of all devices: `batch_size` counts images per step, over all of them, and the learning
-    rate is the one that fits this size. Each device takes a slice of it, see `data.batches.Shard`.
+    rate is for this size. Each device takes a slice of the batch, see `data.batches.Shard`.
 
     Attributes:
-        strategy: TensorFlow's own object.
-        worker: index of this process among those that train together.
-        workers: how many there are.
+        strategy: TensorFlow's strategy.
+        worker: index of this process.
+        workers: number of processes that train together.
     """
 
     strategy: tf.distribute.Strategy
@@ -51,12 +51,12 @@ class Distribution(Workers):
 
     @property
     def is_single(self) -> bool:
-        """Whether there is one device only, so that nothing has to be shared."""
+        """Whether there is only one device."""
         return self.strategy.num_replicas_in_sync == 1
 
     @property
     def shard(self) -> Shard:
-        """What this process makes of each batch: a slice for each of its devices."""
+        """The slices of each batch that this process makes, one per device."""
         devices = self.strategy.num_replicas_in_sync
         local = devices // self.workers
         return Shard(devices, self.worker * local, local)
@@ -68,7 +68,7 @@ class Distribution(Workers):
         return "" if self.is_single else f", {self.strategy.num_replicas_in_sync} of them together"
 
     def synchronize(self, model: keras.Model) -> None:
-        """Lets every BatchNormalization use the statistics of the global batch, not those of one device's slice.
+        """Lets every BatchNormalization use the statistics of the global batch, not of one device's slice.
 
         Otherwise the result would depend on the number of devices, and a slice of one image has no variance.
         """
@@ -76,21 +76,21 @@ class Distribution(Workers):
             keras_patches.synchronize_batch_normalization(model)
 
     def training(self, batches: Batches, first_epoch: int, last_epoch: int, first_step: int = 0) -> Any:
-        """What to give to `fit`: this process's slices of the batches, each for its device."""
+        """The data for `fit`: this process's slices of the batches, one per device."""
         mine = dataclasses.replace(batches, shard=self.shard)
         return self.distributed(lambda: mine.training(first_epoch, last_epoch, first_step))
 
     def evaluation(self, batches: Batches, first_step: int = 0) -> Any:
-        """What to give to `evaluate`, as `training` does."""
+        """The data for `evaluate`, sliced as in `training`."""
         mine = dataclasses.replace(batches, shard=self.shard)
         return self.distributed(lambda: mine.evaluation(first_step))
 
     def distributed(self, make: Callable[[], tf.data.Dataset]) -> Any:
-        """The slices that `make` gives, each for its device."""
+        """The slices that `make` returns, one per device."""
         if self.is_single:
             return make()
         # The slices are made here, so TensorFlow must not cut or shard anything again. Every process knows how many
-        # steps there are; a stream without an end spares asking the others at each step whether they have a batch.
+        # steps there are; an endless stream spares asking the others at each step whether they have a batch.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         return self.strategy.distribute_datasets_from_function(lambda _: make().apply(endless))
 
@@ -99,8 +99,8 @@ class Distribution(Workers):
 
         Args:
             model: made in the strategy's scope.
-            make_arguments: makes `optimizer`, `loss`, `metrics` and so on; made elsewhere, a metric counts only what
-                one process sees.
+            make_arguments: makes `optimizer`, `loss`, `metrics` and so on in the strategy's scope; a metric made
+                elsewhere counts only what one process sees.
         """
         with self.strategy.scope():
             arguments = make_arguments()
@@ -120,15 +120,15 @@ class Distribution(Workers):
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, local, axis=None).numpy()
 
     def gather(self, value: Any) -> np.ndarray:
-        """The rows of all devices' `value`, in no order to rely on; all workers must call this together."""
+        """The rows of all devices' `value`, in no fixed order; all workers must call this together."""
         return self.strategy.gather(value, axis=0).numpy()
 
     @contextlib.contextmanager
     def explained(self, run_dir: str) -> Iterator[None]:
-        """Says in plain words that a step has failed because of another worker.
+        """Replaces TensorFlow's error when a step has failed because of another worker.
 
         Args:
-            run_dir: of the run, for the way out.
+            run_dir: the run folder, for the message.
 
         Raises:
             WorkerLostError: another worker has ended or can't be reached.
@@ -140,7 +140,7 @@ class Distribution(Workers):
                 raise
             silent = ", ".join(sorted(set(re.findall(r"task:(\d+)", str(error))) - {str(self.worker)}))
             raise WorkerLostError(
-                f"Worker {self.worker} stops, for worker {silent or 'another'} has ended or can't be reached; its own "
+                f"Worker {self.worker} stops because worker {silent or 'another'} has ended or can't be reached; its "
                 "messages say why. Start all workers again, any number of them, with --resume to continue from the "
                 f"last checkpoint in --run_dir={run_dir}. TensorFlow said: {str(error).splitlines()[0][:200]}"
             ) from error
@@ -149,7 +149,7 @@ class Distribution(Workers):
 ALONE = Distribution(tf.distribute.get_strategy())
 
 
-# What a collective operation fails with when its peer is gone, or its connection.
+# The errors of a collective operation that has lost its peer or its connection.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -188,9 +188,9 @@ def _described(gpu: tf.config.PhysicalDevice) -> str:
 
 
 def choose(config: TrainConfig) -> Distribution:
-    """Takes the devices that `strategy` names; several hosts find each other here.
+    """Chooses the devices that `strategy` names; several hosts connect here.
 
-    Must run before TensorFlow has computed anything, for the connections to other hosts are made when it starts.
+    Must run before TensorFlow has computed anything, since it connects to other hosts when it starts.
 
     Raises:
         UserError: there is no cluster to join, TF_CONFIG is wrong, or another worker doesn't come.
@@ -198,7 +198,7 @@ def choose(config: TrainConfig) -> Distribution:
     worker = cluster.from_environment() if config.strategy in ("auto", "multi_worker") else None
     if worker is None and config.strategy == "multi_worker":
         raise UserError(
-            "--strategy=multi_worker needs TF_CONFIG, which says who trains together. Received: none. Start the "
+            "--strategy=multi_worker needs TF_CONFIG, which names the workers. Received: none. Start the "
             "processes by `python -m training.launch --workers=2 -- train.py ...`, or pass --strategy=auto."
         )
     if worker is not None:
@@ -220,7 +220,7 @@ def choose(config: TrainConfig) -> Distribution:
 
 @functools.cache
 def _mirror() -> Distribution:
-    """Once a process: TensorFlow 2.21 mistakes the sums of a second strategy for those of the first."""
+    """Once per process: TensorFlow 2.21 confuses the sums of a second strategy with the first one's."""
     keras_patches.apply()
     cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
     return Distribution(tf.distribute.MirroredStrategy(None if tf.config.list_logical_devices("GPU") else cpus))
@@ -228,7 +228,7 @@ def _mirror() -> Distribution:
 
 @functools.cache
 def _join(worker: cluster.Worker) -> Distribution:
-    """Once a process, which can join one cluster only; later trainings in it use the same one."""
+    """Once per process, which can join only one cluster; later trainings in it use the same one."""
     keras_patches.apply()
     os.environ["TF_CONFIG"] = worker.tf_config()
     seconds = cluster.wait_seconds()
@@ -249,6 +249,6 @@ def _join(worker: cluster.Worker) -> Distribution:
         raise UserError(
             f"The workers of TF_CONFIG must find each other within {seconds:.0f} seconds ({cluster.WAIT_VARIABLE}). "
             f"Received, in worker {worker.index} at {worker.address}: {str(error).splitlines()[0][:300]}. Check that "
-            f"all of {', '.join(worker.addresses)} are started, that each address is that of its host, and that no "
-            "other program has the port."
+            f"all of {', '.join(worker.addresses)} are started, that each address belongs to its host, and that no "
+            "other program uses the port."
         ) from error

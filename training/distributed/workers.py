@@ -1,4 +1,4 @@
-"""The processes that train together: what they tell each other, and which of them writes the results."""
+"""The processes that train together: what they exchange, and which one writes the results."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LARGEST_SUM = 1 << 22
 
 
 class Workers:
-    """The processes that train together, seen from one of them; an instance of this very class is a single process.
+    """The processes that train together, seen from one of them; an instance of this base class is a single process.
 
     Every method that exchanges something must be called by all workers, in the same order.
 
     Attributes:
         worker: index of this process.
-        workers: how many there are.
+        workers: number of processes.
     """
 
     worker: int = 0
@@ -58,7 +58,7 @@ class Workers:
         sizes = np.zeros(self.workers, np.int64)
         sizes[self.worker] = len(own)
         ends = np.cumsum(self.sum(sizes))
-        # No byte of the sum carries into the next, for each has one summand that is not zero.
+        # No byte of the sum carries into the next, since each has only one nonzero summand.
         everything = np.zeros(-(-int(ends[-1]) // 8), np.int64)
         end = int(ends[self.worker])
         everything.view(np.uint8)[end - len(own) : end] = np.frombuffer(own, np.uint8)
@@ -71,8 +71,8 @@ class Workers:
         """Checks that all workers have the same `values`, by a hash of their `repr`.
 
         Args:
-            what: the values are, for the message.
-            values: anything whose `repr` says all of it.
+            what: name of the values, for the message.
+            values: anything whose `repr` is complete.
 
         Raises:
             UserError: in every worker when one has other values than the chief worker.
@@ -83,12 +83,12 @@ class Workers:
         _check_same(what, self.exchange(digest.digest()))
 
     def share(self, what: str, items: Sequence[Any], look: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
-        """What `look` finds about each item, in order; each worker looks at its share of the items only.
+        """What `look` finds about each item, in order; each worker looks only at its share of the items.
 
         Args:
-            what: the items are, for messages.
+            what: name of the items, for messages.
             items: the same in every worker.
-            look: gives a finding for each item that it gets; a finding must survive JSON, where tuples become lists.
+            look: returns a finding for each of its items; findings must survive JSON, where tuples become lists.
 
         Raises:
             UserError: in every worker when one has other items, or fails with a `UserError`.
@@ -123,14 +123,14 @@ def _check_same(what: str, values: Sequence[Any]) -> None:
 
 @contextlib.contextmanager
 def own_run_folder(workers: Workers, config: TrainConfig) -> Iterator[TrainConfig]:
-    """Gives every worker but the chief a temporary run folder, and silences it.
+    """Gives every worker but the chief a temporary run folder, and discards its standard output.
 
-    So all workers run the same code, and each has the best epoch at hand for the test. To resume, a worker copies what
-    the chief worker has written, from storage that they share.
+    So all workers run the same code, and each has the best epoch for the test. To resume, a worker copies what the
+    chief worker has written, from storage that they share.
     """
     with contextlib.ExitStack() as stack:
         if not workers.is_chief:
-            # For good: the script would say where the results are, and only the chief worker has some.
+            # Never restored: the script would print where the results are, and only the chief worker has any.
             sys.stdout = open(os.devnull, "w", encoding="utf-8")
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="darkroom-worker-"))
             own = os.path.join(folder, "run")

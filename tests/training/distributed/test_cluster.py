@@ -46,12 +46,12 @@ class TestTfConfig:
     @pytest.mark.parametrize(
         ("config", "complaint"),
         [
-            ("{", "no JSON"),
-            ("[]", "no object"),
+            ("{", "not JSON"),
+            ("[]", "not an object"),
             ({"cluster": {"ps": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}, "job ps"),
-            ({"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}, "no list"),
-            ({"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}, "'a' is no HOST:PORT"),
-            ({"cluster": {"worker": ["a:70000"]}, "task": {"type": "worker", "index": 0}}, "no HOST:PORT"),
+            ({"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}, "not a list"),
+            ({"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}, "'a' is not HOST:PORT"),
+            ({"cluster": {"worker": ["a:70000"]}, "task": {"type": "worker", "index": 0}}, "not HOST:PORT"),
             ({"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}, "more than once"),
             ({"cluster": {"chief": ["a:1", "b:1"]}, "task": {"type": "chief", "index": 0}}, "one chief at most"),
             ({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}, "has 1 of the kind"),
