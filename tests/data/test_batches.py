@@ -16,6 +16,7 @@ from data.augment import RandomGeometry
 from data.batches import Batches, Shard
 from data.cache import keep_decoded
 from data.dataset import Dataset, as_records
+from data.validation import validate
 from tests.conftest import encode
 
 ROWS = 23
@@ -227,8 +228,8 @@ def test_targets_are_made_from_columns_too(kept: bool) -> None:
 @pytest.mark.parametrize("mode", ["disk", "memory"])
 def test_decoded_images_are_not_copied(mode: str) -> None:
     """66 MB here; of a million images there would be no room for a copy."""
-    digits = Batches(load("digits"), image_size=192, channels=1)
-    kept = keep_decoded(digits, [str(i) for i in range(len(digits))], mode)
+    digits = Batches(validate(load("digits")), image_size=192, channels=1)
+    kept = keep_decoded(digits, mode)
     before = _own_memory()
     for _ in kept.training(0, 1):
         assert _own_memory() - before < kept.inputs.nbytes / 2

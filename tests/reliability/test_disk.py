@@ -167,8 +167,8 @@ def test_a_full_cache_is_said_before_anything_is_decoded(
     tiny_disk: Disk, images: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = tiny_disk(100)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(disk.path))
     batches = Batches(validate(load(str(images))), image_size=64)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(disk.path))
     with pytest.raises(UserError, match="the disk is full.*point XDG_CACHE_HOME to another folder"):
         keep_decoded(batches, "disk", lambda: pytest.fail("decoded"))
     assert not [path for path in disk.path.rglob("*") if path.is_file()]

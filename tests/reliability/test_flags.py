@@ -34,7 +34,7 @@ ODD_TEXT = st.one_of(st.text(max_size=12), st.sampled_from(["", " ", "a=1", "cla
 def values_of(name: str) -> st.SearchStrategy:
     item = FIELDS[name]
     if item.metadata["choices"]:
-        return st.one_of(st.sampled_from(item.metadata["choices"]), st.text(max_size=5))
+        return st.one_of(st.sampled_from(list(item.metadata["choices"])), st.text(max_size=5))
     kind = str(item.type)
     plain = {"bool": st.booleans(), "int": ODD_INTS, "float": ODD_FLOATS, "str": ODD_TEXT}[kind.split(" ")[0]]
     return st.one_of(st.none(), plain) if "None" in kind else plain
