@@ -76,7 +76,7 @@ def _rank_by_content(digests: Sequence[str]) -> np.ndarray:
 
 def _without_test(fractions: Fractions) -> Fractions:
     """The fractions of the images outside a given test split."""
-    rest = 1 - fractions.test
+    rest = max(1 - fractions.test, 1e-9)
     return Fractions(fractions.train / rest, fractions.val / rest, 0.0)
 
 

@@ -35,7 +35,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
     """Prints the largest difference; returns 1 when it is above the tolerance, else 0."""
     if argv[1:]:
-        raise UserError(f"Only flags are understood. Received: {' '.join(argv[1:])}. See --help.")
+        raise UserError(f"serving.check takes flags only, such as --run=runs/NAME. Received: {' '.join(argv[1:])}.")
     options = flags.FLAGS
     server, patience = client.connect(options)
     served = client.metadata(server, patience)

@@ -13,7 +13,7 @@ import errors
 from training.callbacks import Checkpointer, Fit, Recorder, StopAtNonFinite
 from training.checkpoint import Progress
 from training.job import Job
-from training.phases import Phase, enter, optimizer
+from training.phases import Phase, optimizer, set_trainable
 
 
 class _Stretch(NamedTuple):
@@ -35,7 +35,7 @@ class Fitting:
 
     def __init__(self, job: Job, phase: Phase, progress: Progress) -> None:
         self._job, self._phase, self._progress = job, phase, progress
-        enter(job.model, phase)
+        set_trainable(job.model, phase)
         self._trainee, self._train, self._val = job.inputs(phase)
 
     def fit(self, *, resumes: bool) -> None:

@@ -56,7 +56,7 @@ def phases(config: TrainConfig) -> list[Phase]:
     return [first, Phase("fine_tune", config.epochs, last_epoch, config.fine_tune_learning_rate, schedule)]
 
 
-def enter(model: keras.Model, phase: Phase) -> None:
+def set_trainable(model: keras.Model, phase: Phase) -> None:
     """Freezes or unfreezes the backbone. Compile afterwards: Keras ignores a change of `trainable` until then."""
     if phase.is_frozen:
         freeze_backbone(model)

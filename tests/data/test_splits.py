@@ -87,6 +87,11 @@ def test_the_publishers_test_split_is_kept_and_its_copies_are_not_trained_on() -
     assert sizes(splits)["val"] == round(59 / 9) + round(40 / 9)
 
 
+def test_a_publishers_test_split_leaves_room_for_training() -> None:
+    with pytest.raises(UserError, match="train split must hold images of each class"):
+        assign(dataset((60, 60), digests(120), np.arange(120) >= 100), Fractions(0, 0, 1))
+
+
 def test_small_classes_are_in_every_split() -> None:
     splits = assign(dataset((4, 4), digests(8)), STANDARD)
     assert sizes(splits) == {"train": 4, "val": 2, "test": 2, "unused": 0}

@@ -29,7 +29,7 @@ def test_what_changes_in_each_phase(phase: phases.Phase) -> None:
     """Frozen: nothing of the backbone, bit for bit. Fine-tuning: every weight, but no BatchNorm statistic."""
     keras.utils.set_random_seed(0)
     model = models.build("resnet18", 2, image_size=32, transfer=True)
-    phases.enter(model, phase)
+    phases.set_trainable(model, phase)
     model.compile(
         optimizer=keras.optimizers.Adam(1e-2), **Objective(make(("class",), ("a", "b"), {})).compile_arguments()
     )
