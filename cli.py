@@ -116,15 +116,19 @@ def _leave() -> None:
 
 
 def _reworded(message: str) -> str:
-    """Rewords absl's error for a missing flag, and adds a suggestion for a wrong value."""
+    """Rewords absl's error for a missing flag, and for a wrong value, with a suggestion."""
     missing = re.search(r"Flag --(\w+) must have a value other than None", message)
     if missing:
         return f"--{missing[1]} must be given. {flags.FLAGS[missing[1]].help}"
     wrong = re.match(r"flag --(\w+)=(.*): value should be one of", message)
     parser = flags.FLAGS[wrong[1]].parser if wrong else None
     if wrong and isinstance(parser, flags.EnumParser):
-        return f"{message}.{suggestion(wrong[2], parser.enum_values)}"
-    return message
+        legal = parser.enum_values
+        return (
+            f"--{wrong[1]} must be one of {', '.join(legal)}. Received: --{wrong[1]}={wrong[2]}."
+            f"{suggestion(wrong[2], legal)}"
+        )
+    return re.sub(r"Did you mean: (\S+) \?", r"Did you mean --\1?", message)
 
 
 class _ClosedOutputError(Exception):

@@ -40,5 +40,5 @@ def counted(number: int, noun: str) -> str:
 def suggestion(received: str, legal: Iterable[str]) -> str:
     """` Did you mean resnet50?` for `ResNet50`; empty if no legal value is similar."""
     names = {name.lower(): name for name in legal}
-    close = difflib.get_close_matches(received.lower(), names, n=1)
+    close = difflib.get_close_matches(received.lower(), names, n=1, cutoff=0.7)
     return f" Did you mean {names[close[0]]}?" if close else ""

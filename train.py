@@ -41,7 +41,7 @@ def _config() -> TrainConfig:
     config = training_flags.read()
     if config.resume and config.run_dir:
         if _has_begun(config.run_dir):
-            return _stored(config.run_dir)
+            return _resumed(config.run_dir)
         print(f"--resume: {config.run_dir} holds no run yet; starting one.")
     config = resolved(config)
     return dataclasses.replace(config, run_dir=config.run_dir or _new_run_dir(config), resume=False)
@@ -56,7 +56,7 @@ def _has_begun(run_dir: str) -> bool:
     return tf.io.gfile.exists(os.path.join(run_dir, CONFIG))
 
 
-def _stored(run_dir: str) -> TrainConfig:
+def _resumed(run_dir: str) -> TrainConfig:
     """The flags that a run was started with; this command line may repeat them, or change how long to train."""
     startup.load_tensorflow()
     from training.run import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,15 +14,21 @@ import tensorflow as tf
 from data.augment import augmented, layers
 from data.dataset import Dataset
 from data.decode import decode
+from data.shared_arrays import shared
 
 # In addition to what the parallel calls hold.
 _BATCHES_AHEAD = 2
 
-# In bytes. TensorFlow uses an array in place if it begins at a multiple of it.
-ALIGNMENT = 64
 
-# Where a slice is, in int64 scalars: epoch, step in it, number of the slice. And the indices of its images.
-_Place = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+class _Place(NamedTuple):
+    """Where a slice of a batch is: the epoch, the step in it and the number of the slice, int64 scalars."""
+
+    epoch: tf.Tensor
+    step: tf.Tensor
+    number: tf.Tensor
+
+
+# A place, and the indices of the images of the slice there.
 _Slice = tuple[_Place, tf.Tensor]
 
 
@@ -170,15 +176,16 @@ class Batches:
 
     def _places(self, epoch: tf.Tensor, step: tf.Tensor) -> tf.data.Dataset:
         numbers = tf.data.Dataset.range(self.shard.first, self.shard.first + self.shard.count)
-        return numbers.map(lambda number: (epoch, step, number))
+        return numbers.map(lambda number: _Place(epoch, step, number))
 
     def _slicing(self, epoch: tf.Tensor, *, is_shuffled: bool) -> Callable[..., _Slice]:
         """A function from a place to the slice there."""
         order = epoch_order(self.seed, epoch, len(self)) if is_shuffled else None
 
-        def slice_at(*place: tf.Tensor) -> _Slice:
-            start, stop = self.shard.bounds(place[2], self._size_at(place))
-            first = place[1] * self.batch_size
+        def slice_at(*numbers: tf.Tensor) -> _Slice:
+            place = _Place(*numbers)
+            start, stop = self.shard.bounds(place.number, self._size_at(place))
+            first = place.step * self.batch_size
             positions = tf.range(first + start, first + stop)
             return place, positions if order is None else tf.gather(order, positions)
 
@@ -186,19 +193,21 @@ class Batches:
 
     def _size_at(self, place: _Place) -> tf.Tensor:
         """Number of images in the whole batch."""
-        return tf.minimum(len(self) - place[1] * self.batch_size, self.batch_size)
+        return tf.minimum(len(self) - place.step * self.batch_size, self.batch_size)
 
     def _made(self, slices: tf.data.Dataset) -> tf.data.Dataset:
         rows = self._gathered(slices) if self.is_decoded else self._decoded(slices)
-        level = layers(self.augment)
+        augmentation = layers(self.augment)
 
         def finish(inputs: tf.Tensor, labels: Any, columns: dict[str, tf.Tensor], place: _Place) -> tuple:
             size = self._size_at(place)
-            if level:
-                seed = tf.stack([tf.constant(self.seed, tf.int64), place[0] * self.steps_per_epoch + place[1]])
-                inputs = augmented(inputs, level, seed, self.batch_size, self.shard.bounds(place[2], size)[0])
+            if augmentation:
+                seed = tf.stack([tf.constant(self.seed, tf.int64), place.epoch * self.steps_per_epoch + place.step])
+                inputs = augmented(
+                    inputs, augmentation, seed, self.batch_size, self.shard.bounds(place.number, size)[0]
+                )
             batch = inputs, self.targets(inputs, labels, columns) if self.targets else labels
-            return batch if self.shard.slices == 1 else (*batch, self.shard.weights(place[2], size))
+            return batch if self.shard.slices == 1 else (*batch, self.shard.weights(place.number, size))
 
         return rows.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -206,10 +215,10 @@ class Batches:
         """From slices to (inputs, labels, columns, place), gathered from the arrays."""
         with tf.device("CPU"):
             others = tf.nest.map_structure(tf.convert_to_tensor, (self.labels, self.columns))
-        table = (_shared(np.asarray(self.inputs)), *others)
+        table = (shared(np.asarray(self.inputs)), *others)
 
         def gather(place: _Place, chosen: tf.Tensor) -> tuple:
-            rows = chosen + place[0] % self.views * len(self)
+            rows = chosen + place.epoch % self.views * len(self)
             return *tf.nest.map_structure(lambda column: tf.gather(column, rows), table), place
 
         return slices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
@@ -257,26 +266,6 @@ def epoch_order(seed: int, epoch: int | tf.Tensor, num_rows: int) -> tf.Tensor:
     with tf.device("CPU"):
         key = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
         return tf.random.experimental.stateless_shuffle(tf.range(num_rows, dtype=tf.int64), key, alg="philox")
-
-
-class _Exportable:
-    """Makes NumPy export an array by DLPack even if it is read-only, such as a mapped file."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array  # Keeps the memory alive.
-        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
-
-
-def _shared(array: np.ndarray) -> tf.Tensor:
-    """A tensor that shares the memory of a numeric array, mapped or not, if it is aligned.
-
-    `tf.convert_to_tensor` makes one copy of an array, and two of a mapped one (tensorflow#53665, as of 2.21).
-    """
-    array = np.ascontiguousarray(array)
-    if array.ctypes.data % ALIGNMENT or array.dtype.kind not in "uif":
-        with tf.device("CPU"):
-            return tf.convert_to_tensor(array)
-    return tf.experimental.dlpack.from_dlpack(np.asarray(_Exportable(array)).__dlpack__())
 
 
 def _options(is_decoded: bool) -> tf.data.Options:

@@ -13,10 +13,11 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from data.batches import ALIGNMENT, Batches
+from data.batches import Batches
 from data.decode import RULES
 from data.files import cache_folder, make_folder
 from data.progress import progress
+from data.shared_arrays import aligned
 from data.table import Batch, Table
 
 # The most that `auto` uses: the system's file cache and the model need the rest.
@@ -48,7 +49,7 @@ def keep_decoded(
         return batches
     plain = dataclasses.replace(batches, batch_size=_BATCH, targets=None, view=None, service=None)
     if place == "memory":
-        pixels = _aligned(shape)
+        pixels = aligned(shape)
         for first, (values,) in _decoded(plain, 0, check):
             pixels[first : first + len(values)] = values
     else:
@@ -63,14 +64,6 @@ def _choose(size: int) -> str:
     folder = cache_folder()
     make_folder(folder)
     return "disk" if size <= _SHARE_OF_DISK * shutil.disk_usage(folder).free else "none"
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An array that TensorFlow uses in place; NumPy's begin 16 bytes after a page boundary."""
-    size = math.prod(shape)
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].reshape(shape)
 
 
 def _on_disk(batches: Batches, shape: tuple[int, ...], check: Callable[[], object], seconds: float) -> np.ndarray:

@@ -20,7 +20,7 @@ class Dataset:
         addresses: a unique, stable name for each image: its path below the data folder, or like `mnist/test/17`.
         records: object array of the images' file paths or encoded bytes.
         labels: int64 array of class indices.
-        class_names: names in index order, sorted.
+        class_names: names in index order.
         holds_paths: whether `records` are paths (else encoded bytes).
         is_test: bool array, True for images that the publisher set apart for testing; None when there are none.
         spans: if images share files, int64 with a row per image: its first byte in the file, its length, and the

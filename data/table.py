@@ -23,9 +23,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data.batches import ALIGNMENT
 from data.files import GIVEN_UP_SECONDS, discard, explained, make_folder, read_text, remove_left_over, write_text
 from data.names import printable
+from data.shared_arrays import ALIGNMENT
 from errors import UserError
 
 _ROWS, _RECORD = "rows", "record.json"

@@ -75,11 +75,11 @@ def _find(tfds: Any, name: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-        meant = errors.suggestion(name, tfds.list_builders(with_community_datasets=False))
+        meant = errors.suggestion(name, ["digits", *tfds.list_builders(with_community_datasets=False)])
         raise UserError(
             "`data` must be a folder with one sub-folder per class, a .csv of path,label, a TensorFlow Datasets name "
             f"such as cats_vs_dogs or mnist, or digits. Received: {name}, which is no existing folder or file "
-            f"and no TensorFlow Datasets name.{meant}"
+            f"and no TensorFlow Datasets name. Check the path.{meant}"
         ) from error
 
 

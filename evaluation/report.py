@@ -70,7 +70,7 @@ def summary(assessment: Assessment) -> str:
     paragraphs = [
         f"Accuracy on {errors.counted(numbers['images'], noun)} of {numbers['images_of']}: "
         f"{tables.percent(numbers['accuracy'])} (95 % interval: {low} to {high}).\n"
-        f'Always "{base["class"]}": {tables.percent(base["accuracy"])}.',
+        f'Baseline, always "{base["class"]}": {tables.percent(base["accuracy"])}.',
         per_class(numbers),
     ]
     if len(numbers["classes"]) <= _MOST_PRINTED_CLASSES:

@@ -132,5 +132,6 @@ def _advice(spec: ModelSpec, file: PublishedFile, problem: str) -> str:
     return (
         f"--weights=imagenet: the weights of --model={spec.name} could not be fetched ({problem}). "
         f"Fetch {file.url} ({kind} {file.checksum}) on a machine with a network and put it at "
-        f"{cache_folders()[0] / file.file_name}, or pass its path with --weights=PATH; --weights=none needs no file."
+        f"{cache_folders()[0] / file.file_name}, or pass its path with --weights=PATH. "
+        "Without --freeze, --weights=none needs no file."
     )

@@ -209,21 +209,26 @@ def _fixed_batch_normalizations(backbone: keras.Model) -> list[keras.layers.Batc
 
 
 def frozen(model: keras.Model) -> keras.Model:
-    """A model to fit while the backbone is frozen: `model` without the dropout in its backbone, sharing all weights.
+    """A model to fit while the backbone is frozen: `model` without dropout or noise in its backbone, sharing weights.
 
     Keras runs the BatchNorm of a frozen backbone in inference mode, but not its dropout: features would differ at every
     step. Returns `model` itself if there is none.
     """
     backbone = model.get_layer("backbone")
-    if not any(isinstance(layer, layers.Dropout) for layer in backbone.layers):
+    if not any(map(_is_random, backbone.layers)):
         return model
-    steady = keras.models.clone_model(backbone, clone_function=lambda layer: layer, call_function=_call_but_dropout)
+    steady = keras.models.clone_model(backbone, clone_function=lambda layer: layer, call_function=_call_unless_random)
     pixels = keras.Input(backbone.input_shape[1:], name="pixels")
     return keras.Model(pixels, model.get_layer("head")(steady(model.get_layer("preprocessing")(pixels))))
 
 
-def _call_but_dropout(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-    return args[0] if isinstance(layer, layers.Dropout) else layer(*args, **kwargs)
+def _is_random(layer: keras.layers.Layer) -> bool:
+    """Whether it is dropout or noise, whose only variable is a seed."""
+    return bool(layer.variables) and not layer.weights
+
+
+def _call_unless_random(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+    return args[0] if _is_random(layer) else layer(*args, **kwargs)
 
 
 _NOT_EVIDENCE = (

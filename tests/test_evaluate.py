@@ -33,7 +33,7 @@ def test_the_numbers_are_printed_and_the_report_and_the_card_written(copy: pathl
     assert done.returncode == 0, done.stderr
     numbers = json.loads((copy / "report" / "metrics.json").read_text())
     assert f"{100 * numbers['accuracy']:.1f} % (95 % interval: " in done.stdout
-    assert 'Always "lying": 50.0 %.' in done.stdout
+    assert 'Baseline, always "lying": 50.0 %.' in done.stdout
     (rows,) = [part for part in done.stdout.split("\n\n") if part.startswith("class ")]
     assert [line.split()[0] for line in rows.splitlines()] == ["class", "lying", "upright", "mean"]
     (matrix,) = [part for part in done.stdout.split("\n\n") if part.startswith("label \\ predicted")]

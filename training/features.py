@@ -156,7 +156,8 @@ def _least(distribution: Distribution, value: int) -> int:
 
 
 def _is_fixed(layer: keras.layers.Layer) -> bool:
-    return not layer.weights and not isinstance(layer, keras.layers.Dropout)
+    # Beside weights, variables hold the seeds of dropout and noise.
+    return not layer.variables
 
 
 def _key(work: _Work) -> str:

@@ -50,6 +50,8 @@ class Fitting:
         print(f"Training {self._phase.described(len(self._train))}, XLA {xla}.")
         if resumes:
             self._create_state()
+            if not self._progress.step:
+                print(f"Resuming after epoch {self._progress.epoch}.")
         callbacks = self._callbacks(resumes=resumes)
         for stretch in self._stretches():
             if stretch.first_step == steps_per_epoch:

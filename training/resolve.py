@@ -86,7 +86,8 @@ def _check_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
         published = ", ".join(name for name, row in models.REGISTRY.items() if row.weights)
         raise UserError(
             f"--weights=imagenet needs a model with published weights: {published}. "
-            f"Received: --model={config.model}. Pass --weights=none, or --weights=PATH to a file of your own."
+            f"Received: --model={config.model}. Pass {'' if config.freeze else '--weights=none, or '}--weights=PATH to "
+            "a file of your own, such as the model.keras of a run."
         )
     if config.pretrained and config.weights != "imagenet" and not _may_be_file(config.weights or ""):
         raise UserError(
@@ -96,9 +97,9 @@ def _check_weights(config: TrainConfig, spec: models.ModelSpec) -> None:
     _check_torch(config, spec)
     if config.freeze and not config.pretrained:
         raise UserError(
-            "--freeze trains a new head on a pretrained backbone. Received: "
-            f"--freeze with --weights={config.weights} for --model={config.model}. Pass --weights=imagenet or "
-            "--weights=PATH, or leave out --freeze."
+            f"--freeze trains a new head on a pretrained backbone. Received: --freeze for --model={config.model} with "
+            f"random weights. Pass --weights={'imagenet or --weights=' if spec.weights else ''}PATH, such as the "
+            "model.keras of another run, or leave out --freeze."
         )
     if config.augmented_views and not (config.freeze and config.augment != "none"):
         raise UserError(

@@ -73,9 +73,10 @@ class Run:
         """
         for name in (CONFIG, LABELS):
             if not tf.io.gfile.exists(os.path.join(path, name)):
+                problem = f"has no {name}" if tf.io.gfile.isdir(path) else "is not a folder"
                 raise UserError(
-                    f"--run must be the folder of a run that train.py has written, such as runs/NAME. "
-                    f"Received: --run={path}, which has no {name}."
+                    "A run must be the folder that train.py has written, such as runs/NAME. Received: "
+                    f"{path or 'none'}, which {problem}."
                 )
         names = run_files.read(os.path.join(path, LABELS), run_files.parse_labels)
         run = cls(path, run_record.read_config(path), names)

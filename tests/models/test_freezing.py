@@ -138,3 +138,14 @@ def test_dropout_acts_while_the_whole_network_trains_also_after_saving(tmp_path)
 
     assert np.abs(model(batch, training=True) - model(batch, training=True)).max() > 0
     np.testing.assert_array_equal(model(batch, training=False), model(batch, training=False))
+
+
+def test_a_frozen_backbone_has_no_noise() -> None:
+    pixels_in = keras.Input((32, 32, 3), name="preprocessed")
+    x = keras.layers.GaussianNoise(1.0)(keras.layers.Conv2D(4, 3, name="conv1")(pixels_in))
+    backbone = keras.Model(pixels_in, x, name="backbone")
+    model = compose(models.find("resnet18"), 32, backbone, pooled_head(backbone, 2))
+    fill(model)
+    batch = pixels(4, 32, 3)
+    assert not np.array_equal(model(batch, training=True), model(batch, training=False))
+    np.testing.assert_array_equal(frozen(model)(batch, training=True), model(batch, training=False))

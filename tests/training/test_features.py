@@ -15,7 +15,7 @@ import models
 from data import augment, folder
 from data.batches import Batches
 from data.validation import validate
-from models.layers import freeze_backbone
+from models.layers import compose, freeze_backbone
 from training import features
 from training.distributed.strategy import ALONE, Distribution
 from training.heads import Objective, make
@@ -174,6 +174,17 @@ def test_a_damaged_cache_is_computed_again(images: Batches, cache_of_its_own: pa
     else:
         file.unlink()
     np.testing.assert_allclose(compute(front, images).inputs, wanted, atol=1e-6)
+
+
+def test_noise_of_the_head_is_trained_with() -> None:
+    """In the first part it would be computed once, without its effect."""
+    backbone = network().get_layer("backbone")
+    stack = [keras.layers.GlobalAveragePooling2D(), keras.layers.GaussianNoise(1.0), keras.layers.Dense(1)]
+    model = compose(models.find("squeezenet"), 48, backbone, keras.Sequential(stack, name="head"))
+    front, rest = features.cut(model)
+    assert front.output_shape == (None, 512)
+    inputs = np.zeros((4, 512), np.float32)
+    assert np.ptp(rest(inputs, training=True)) > 0 and np.ptp(rest(inputs, training=False)) == 0
 
 
 def test_views_are_features_of_augmented_images(images: Batches) -> None:
