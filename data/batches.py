@@ -182,8 +182,7 @@ class Batches:
         """A function from a place to the slice there."""
         order = epoch_order(self.seed, epoch, len(self)) if is_shuffled else None
 
-        def slice_at(*numbers: tf.Tensor) -> _Slice:
-            place = _Place(*numbers)
+        def slice_at(place: _Place) -> _Slice:
             start, stop = self.shard.bounds(place.number, self._size_at(place))
             first = place.step * self.batch_size
             positions = tf.range(first + start, first + stop)
