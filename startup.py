@@ -26,6 +26,7 @@ _QUIET = (
     # libjpeg's, without the file's name. The scan reports files that can't be decoded.
     b"Corrupt JPEG data: ",
     b"Premature end of JPEG ",
+    b"Improper call to JPEG library ",
 )
 _LAST_LINES_SECONDS = 2.0
 
