@@ -126,7 +126,7 @@ def test_wrong_flags_are_answered_at_once_and_in_words(tmp_path: pathlib.Path, i
 def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
     done = evaluate(f"--run={tmp_path}")
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"Received: --run={tmp_path}" in done.stderr and "Traceback" not in done.stderr
+    assert f"Received: {tmp_path}, which has no config.json" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_help_needs_no_tensorflow() -> None:

@@ -39,7 +39,7 @@ def test_wrong_flags_are_answered_at_once_and_in_words(tmp_path: pathlib.Path, i
         ((), "--run must be given. Run folder"),
         ((f"--run={tmp_path}", "extra"), "Received: extra"),
         ((f"--run={tmp_path}", "--format=tflite", "--version=1"), "need --format=saved_model"),
-        ((f"--run={tmp_path}", "--format=torch"), "saved_model|tflite|onnx"),
+        ((f"--run={tmp_path}", "--format=torch"), "--format must be one of saved_model, tflite, onnx"),
     ):
         done = export(*arguments)
         assert (done.returncode, done.stdout) == (2, "")

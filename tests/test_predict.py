@@ -170,7 +170,7 @@ def test_wrong_flags_are_answered_at_once_and_in_words(imports_told: None) -> No
     for arguments, message in (
         (("a.jpg",), "--run must be given. Run folder"),
         (("--run=a",), "needs images or folders"),
-        (("--run=a", "--format=xml", "b.jpg"), "table|csv|json"),
+        (("--run=a", "--format=xml", "b.jpg"), "--format must be one of table, csv, json"),
         (("--run=a", "--top_k=0", "b.jpg"), "top_k"),
         (("--run=a", "--top_k=2", "--format=json", "b.jpg"), "--top_k belongs to --format=table"),
     ):

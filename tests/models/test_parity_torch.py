@@ -112,7 +112,7 @@ def test_a_state_dict_of_another_network_changes_nothing(alexnet, tmp_path):
         with pytest.raises(UserError, match="another network"):
             weights.load(model, "resnet18", path)
     wide = torch_networks.ResNet(torch_networks.RESNETS["resnet18"], 5)
-    with pytest.raises(UserError, match=r"layer predictions has weights of shapes \[\(512, 5\), \(5,\)\] there"):
+    with pytest.raises(UserError, match=r"layer predictions has weights of shapes \[\(512, 5\), \(5,\)\] in it"):
         weights.load(model, "resnet18", _saved(wide, tmp_path / "resnet18.pth"), include_head=True)
 
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
