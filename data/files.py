@@ -31,7 +31,7 @@ def replacing(path: str) -> Iterator[str]:
     Raises:
         UserError: the disk is full, or `path` can't be written to.
     """
-    beside = _beside(str(path))
+    beside = path_beside(str(path))
     try:
         with explained(str(path)):
             yield beside
@@ -111,7 +111,7 @@ def remove_left_over(folder: str) -> None:
 
 def discard(path: str) -> None:
     """Removes the folder `path` atomically: no process sees it with some files missing."""
-    beside = _beside(path)
+    beside = path_beside(path)
     _remove_quietly(beside)
     with contextlib.suppress(OSError):
         os.rename(path, beside)
@@ -124,7 +124,8 @@ def cache_folder() -> str:
     return os.path.join(root, "darkroom")
 
 
-def _beside(path: str) -> str:
+def path_beside(path: str) -> str:
+    """Where this process writes `path` until it is whole; `remove_left_over` recognizes the name."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f"{_beside_prefix()}{os.getpid()}-{name}")
 

@@ -129,19 +129,25 @@ def usable(dataset: Dataset, inspections: list[Inspection], on_bad_image: str) -
     Raises:
         UserError: an image is bad and `on_bad_image` is `fail`, or no image of a class is left.
     """
-    bad = [i for i, inspection in enumerate(inspections) if inspection.problem]
+    found = readable(dataset, inspections)
+    bad = len(dataset) - len(found)
     if bad and on_bad_image == "fail":
         raise UserError(
             f"Every image in {printable(dataset.name)} must be a whole JPEG, PNG, GIF or BMP of at most "
-            f"{LARGEST_PIXELS // 10**6} megapixels. {len(bad)} of {len(dataset)} can't be used:\n"
+            f"{LARGEST_PIXELS // 10**6} megapixels. {bad} of {len(dataset)} can't be used:\n"
             f"{list_bad(dataset, inspections)}\n"
             "Fix or remove them, or pass `on_bad_image=skip` to train without them."
         )
-    good = np.setdiff1d(np.arange(len(dataset)), bad)
-    counts = np.bincount(dataset.labels[good], minlength=len(dataset.class_names))
+    counts = np.bincount(found.labels, minlength=len(dataset.class_names))
     lost = [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]
     if lost:
         raise UserError(f"Each class must have an image that can be used. Received none for: {shortened(lost)}.")
+    return found
+
+
+def readable(dataset: Dataset, inspections: list[Inspection]) -> Dataset:
+    """The images in which `scan` found no problem, with their digests."""
+    good = np.asarray([i for i, inspection in enumerate(inspections) if not inspection.problem], np.int64)
     return replace(dataset.take(good), digests=tuple(inspections[i].digest for i in good))
 
 

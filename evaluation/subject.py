@@ -139,14 +139,13 @@ def _on_unknown_classes(names: Sequence[str], labels: np.ndarray) -> list[str]:
 def _readable(dataset: Dataset) -> tuple[Dataset, list[str]]:
     """The readable images, and a note on the others."""
     inspections = validation.scan(dataset)
-    good = [i for i, inspection in enumerate(inspections) if not inspection.problem]
+    found = validation.readable(dataset, inspections)
     listed = validation.list_bad(dataset, inspections)
-    if not good:
+    if not len(found):
         raise UserError(f"{dataset.name} must hold a whole JPEG, PNG, GIF or BMP. Received none:\n{listed}")
-    bad = len(dataset) - len(good)
+    bad = len(dataset) - len(found)
     notes = [f"Left out {errors.counted(bad, 'file')} without a readable image:\n{listed}"] if bad else []
-    digests = tuple(inspections[i].digest for i in good)
-    return replace(dataset.take(np.asarray(good)), digests=digests), notes
+    return found, notes
 
 
 def _supported(subject: Subject, own: Dataset | None) -> Subject:

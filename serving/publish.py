@@ -6,7 +6,6 @@ import errno
 import os
 import posixpath
 import shutil
-import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -70,8 +69,8 @@ def _next(base: str) -> int:
 def _rename(write: Callable[[str], None], base: str, version: int | None) -> str:
     files.make_folder(base)
     files.remove_left_over(base)
-    # A server reads only folders whose name is a number; `remove_left_over` recognizes this name.
-    unfinished = os.path.join(base, f".part-{socket.gethostname()}.{os.getpid()}-{uuid.uuid4().hex}")
+    # A server reads only folders whose name is a number.
+    unfinished = files.path_beside(os.path.join(base, uuid.uuid4().hex))
     try:
         with files.explained(base):
             write(unfinished)

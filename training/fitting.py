@@ -69,15 +69,13 @@ class Fitting:
     def _callbacks(self, *, resumes: bool) -> list[keras.callbacks.Callback]:
         job, config = self._job, self._job.config
         fit = Fit(job.run.path, job.model, self._phase, self._progress, self._train.steps_per_epoch)
-        first, last = (
-            [StopAtNonFinite(fit), Recorder(fit, config.early_stopping)],
-            [Checkpointer(fit, config.checkpoint_minutes, job.signals, job.distribution, resumes=resumes)],
-        )
-        if not config.tensorboard:
-            return [*first, *last]
-        # One log folder per phase, since a phase may fit the head alone.
-        logs = os.path.join(job.run.path, "tensorboard", self._phase.name)
-        return [*first, keras.callbacks.TensorBoard(logs, write_graph=False), *last]
+        callbacks: list[keras.callbacks.Callback] = [StopAtNonFinite(fit), Recorder(fit, config.early_stopping)]
+        if config.tensorboard:
+            # One log folder per phase, since a phase may fit the head alone.
+            logs = os.path.join(job.run.path, "tensorboard", self._phase.name)
+            callbacks.append(keras.callbacks.TensorBoard(logs, write_graph=False))
+        minutes = config.checkpoint_minutes
+        return [*callbacks, Checkpointer(fit, minutes, job.signals, job.distribution, resumes=resumes)]
 
     def _stretches(self) -> Iterator[_Stretch]:
         """The rest of an interrupted epoch, then all other epochs of the phase.
